@@ -1,0 +1,3 @@
+"""Differentiable neural input search for recommender models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,138 @@
+"""The main command: from Hydra's configuration to a run in its folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from dnis_lightning.config import Settings, check_config, fingerprint
+from dnis_lightning.errors import ConfigError, RunError, UserError
+from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
+from dnis_lightning.paths import config_dir, expand
+
+
+def execute() -> int:
+    """Run what the command line says; the exit code. A user's mistake is one sentence on standard error."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the rewording is ours
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
+    except UserError as fault:
+        return _fail(str(fault))
+    except (HydraException, OmegaConfBaseException) as fault:
+        return _fail(reword(str(fault)))
+    except KeyboardInterrupt:
+        return _fail("interrupted; resume=auto goes on from the last checkpoint", 130)
+    return 0
+
+
+def job(config: DictConfig) -> str:
+    """One job: check everything, then prepare the data, then run. Returns the run's folder."""
+    hydra_config = HydraConfig.get()
+    many = hydra_config.mode == RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    if config.resume not in (None, "auto"):
+        config = _configuration_of(expand(config.resume), config.resume, overrides)
+        overrides = []
+    settings = check_config(config, overrides)
+    if many and settings.trainer.devices > 1:
+        raise ConfigError(
+            f"trainer.devices={settings.trainer.devices} under -m: each process would run the whole sweep again; "
+            "run the jobs one by one without -m, or take trainer.devices=1"
+        )
+    folder = _unfinished(config, settings)
+    if folder is not None and folder.finished():
+        print(f"already finished: {folder.path}", file=sys.stderr)
+        return str(folder.path)
+    return _run(config, settings, folder, int(hydra_config.job.num) if many else 0)
+
+
+def reword(message: str) -> str:
+    """Hydra's explanation of a wrong option or key, in one sentence."""
+    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    if match := re.search(
+        r"Could not (?:find|load) '([^']+)/([^'/]+)'.*?Available options in '[^']+': (.*?)(?: Config search path|$)",
+        text,
+    ):
+        group, option, options = match.groups()
+        known = [name for name in options.split() if not name.startswith("_")]
+        return f"{group}={option}: there is no such option; choose one of {', '.join(known)}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"{match[1]}: there is no such key; --cfg job shows those there are"
+    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"{match[1]}: the key is there already; write it without +"
+    return text
+
+
+def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, job_number: int) -> str:
+    from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
+    from dnis_lightning.run import start
+
+    began = time.perf_counter()
+    prepared = build.prepare_data(settings)
+    build.check_labels(settings, prepared)
+    if folder is None:
+        trial = settings.search.trial
+        suffix = f"s{settings.seed}" + ("" if trial is None else f"-t{trial}")
+        folder = new_folder(expand(settings.output_dir), _kind(settings), job_number, suffix)
+        os.environ[SHARED_FOLDER] = str(folder.path)
+    seconds = time.perf_counter() - began
+    command = shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])
+    start(config, settings, folder, prepared, prepare_seconds=seconds, command=command)
+    if is_rank_zero():
+        print(folder.path)
+    return str(folder.path)
+
+
+def _unfinished(config: DictConfig, settings: Settings) -> RunFolder | None:
+    """The folder to go on in: that of rank zero, the one named, or the one found by its fingerprint."""
+    if not is_rank_zero():
+        return RunFolder(Path(os.environ[SHARED_FOLDER]))
+    if settings.resume is None:
+        return None
+    if settings.resume == "auto":
+        folder = find_folder(expand(settings.output_dir), _kind(settings), fingerprint(config))
+    else:
+        folder = RunFolder(expand(settings.resume))
+    if folder is not None:
+        os.environ[SHARED_FOLDER] = str(folder.path)
+    return folder
+
+
+def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictConfig:
+    """The configuration that a run was started with.
+
+    Raises RunError when the folder holds none, ConfigError when the command line asks for something else besides.
+    """
+    others = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
+    if others:
+        raise ConfigError(f"resume={given}: a run goes on with its own configuration; drop {' '.join(others)}")
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+    except (OSError, ValueError, OmegaConfBaseException) as fault:
+        raise RunError(f"resume={given}: no config.yaml that can be read there; name the folder of a run") from fault
+    if not isinstance(config, DictConfig):
+        raise RunError(f"resume={given}: its config.yaml is not one of ours; name the folder of a run")
+    with open_dict(config):
+        config.resume = given
+    return config
+
+
+def _kind(settings: Settings) -> str:
+    return f"{settings.data.name}-{settings.model.name}-{settings.search.name}"
+
+
+def _fail(message: str, code: int = 1) -> int:
+    if is_rank_zero():
+        print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,268 @@
+"""The configuration as a whole: its schema, and a check that finds all faults before any file is read."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Share, Whole
+
+SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
+Node = dict[str, Any]
+"""A constructor call: `_target_` and its arguments."""
+
+GIVEN_BY_THE_RUN = {"fields", "dims"}
+"""Arguments of an interaction that the run fills in from data and search, if the signature has them."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+
+class DataSettings(_Group):
+    """Group `data`."""
+
+    name: str
+    task: Literal["rating", "ctr"]
+    cache: str
+    batch_size: Count
+    split: SplitName
+    split_seed: Seed
+    min_count: Count
+    source: Node
+
+
+class ModelSettings(_Group):
+    """Group `model`."""
+
+    name: str
+    first_order: bool
+    global_bias: Literal["mean", "zero", "none"]
+    init: Positive | Literal["xavier"]
+    l2: NonNegative
+    l2_bias: NonNegative
+    interaction: Node
+
+
+class SearchSettings(_Group):
+    """Group `search`."""
+
+    name: str
+    base_dim: Whole
+    blocks: Count
+    blocking: Literal["equal", "decades", "mass"] | list[int]
+    blocks_per: Literal["table", "field"]
+    rates: list[Annotated[float, Field(ge=1, allow_inf_nan=False)]]
+    budget: str | list[str] | None
+    trial: Whole | None
+    method: Node
+
+
+class PruneSettings(_Group):
+    """Group `prune`."""
+
+    by: Literal["elements", "gates"]
+    thresholds: list[NonNegative]
+    finetune_epochs: Whole
+
+
+class OptimizerSettings(_Group):
+    """Group `optimizer`."""
+
+    clip_norm: Positive | None
+    plateau_factor: Share
+    plateau_patience: Whole | None
+    node: Node
+
+
+class TrainerSettings(_Group):
+    """Group `trainer`."""
+
+    accelerator: Literal["cpu", "gpu"]
+    devices: Count
+    strategy: str
+    precision: Literal["32-true", "bf16-mixed", "64-true"]
+    patience: Count
+    checkpoint_every_n_steps: Count
+    progress: Literal["auto"] | bool
+    threads: Count | None
+
+
+class LoggerSettings(_Group):
+    """Group `logger`."""
+
+    node: Node | None = None
+
+
+class Settings(_Group):
+    """The whole configuration, checked; what is not here reaches its reader through a node."""
+
+    seed: Seed
+    resume: str | None
+    output_dir: str
+    profile: str
+    data: DataSettings
+    model: ModelSettings
+    search: SearchSettings
+    prune: PruneSettings
+    optimizer: OptimizerSettings
+    trainer: TrainerSettings
+    logger: LoggerSettings
+
+
+def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
+    """Check a composed configuration as a whole, and give it as a value.
+
+    overrides: what the user wrote on the command line; a key in them that nothing reads is a fault.
+    Raises ConfigError with one line for each fault.
+    """
+    faults = [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
+    faults += _unused(config, overrides)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as fault:
+        raise _cannot_run([*faults, f"{fault.full_key}: {str(fault).splitlines()[0]}"]) from fault
+    assert isinstance(plain, dict)
+    settings, wrong = _validated(plain)
+    faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
+    faults += [fault for path, node in _nodes(plain) for fault in _check_node(path, node)]
+    if faults or settings is None:
+        raise _cannot_run(list(dict.fromkeys(faults)))
+    return settings
+
+
+def fingerprint(config: DictConfig) -> str:
+    """A name for what a run computes: equal for configurations that differ only in where and how it is reported."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    told = {key: value for key, value in plain.items() if key not in {"resume", "output_dir", "logger", "hydra"}}
+    told["trainer"] = {
+        k: v for k, v in told["trainer"].items() if k not in {"progress", "checkpoint_every_n_steps", "threads"}
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _cannot_run(faults: list[str]) -> ConfigError:
+    return ConfigError("\n  ".join(["this configuration cannot be run:", *faults]))
+
+
+def _validated(plain: Mapping[Any, Any]) -> tuple[Settings | None, list[str]]:
+    try:
+        return Settings.model_validate(plain), []
+    except ValidationError as fault:
+        return None, list(_lines(fault, ""))
+
+
+def _lines(fault: ValidationError, path: str) -> Iterator[str]:
+    """One line for each key at fault, however many of a union's branches complain."""
+    found: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for error in fault.errors(include_url=False):
+        keys = [
+            str(part) for part in error["loc"] if re.fullmatch(r"[a-z_0-9]+", str(part)) and part not in _UNION_TAGS
+        ]
+        key = ".".join([path, *keys]).strip(".")
+        found.setdefault(key, []).append(_expectation(error["msg"]))
+        values[key] = error["input"]
+    for key, expectations in found.items():
+        if values[key] != "???":
+            yield f"{key}: it {' or '.join(dict.fromkeys(expectations))}, got {values[key]!r}"
+
+
+_UNION_TAGS = {"str", "int", "float", "bool", "constrained", "list"}
+
+
+def _expectation(message: str) -> str:
+    message = re.sub(r"^Input s", "s", message)
+    message = re.sub(r", unable to parse.*", "", message)
+    return message[0].lower() + message[1:]
+
+
+def _nodes(plain: Any, path: str = "") -> Iterator[tuple[str, Node]]:
+    if isinstance(plain, dict):
+        if "_target_" in plain:
+            yield path, plain
+        for key, value in plain.items():
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
+
+
+def _check_node(path: str, node: Node) -> Iterator[str]:
+    """Bind a node to the signature of what it calls."""
+    try:
+        target = _locate(node["_target_"])
+    except (ImportError, AttributeError, ValueError) as fault:
+        yield f"{path}._target_: cannot import {node['_target_']!r} ({fault})"
+        return
+    signature = inspect.signature(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    takes = [name for name in signature.parameters if name != "self"]
+    for key in given.keys() - set(takes) if not open_ended else ():
+        yield f"{path}.{key}: {target.__name__} takes no such argument, only {', '.join(takes)}"
+    for name in _needed(signature) - given.keys() - GIVEN_BY_THE_RUN if not node.get("_partial_") else ():
+        yield f"{path}.{name}: {target.__name__} needs it"
+    hints = _hints(target)
+    for key in given.keys() & hints.keys():
+        yield from _check_value(f"{path}.{key}", given[key], hints[key])
+
+
+def _needed(signature: inspect.Signature) -> set[str]:
+    """Parameters without a default, `*args` and `**kwargs` aside."""
+    loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name for name, p in signature.parameters.items() if p.default is p.empty and p.kind not in loose}
+
+
+def _check_value(path: str, value: Any, hint: Any) -> Iterator[str]:
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError as fault:
+        if value != "???":
+            expectations = dict.fromkeys(_expectation(error["msg"]) for error in fault.errors())
+            yield f"{path}: it {' or '.join(expectations)}, got {value!r}"
+    except PydanticSchemaGenerationError:
+        return  # an annotation that is no plain value: the constructor has to check it
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def _locate(path: str) -> Any:
+    module, _, name = str(path).rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _unused(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """Keys that the user set and nothing reads: not in the schema, not in a node, interpolated nowhere."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", json.dumps(raw, default=str))) | set(_schema_keys(Settings))
+    inside = tuple(f"{path}." for path, _ in _nodes(raw))
+    groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
+    for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
+        if key in read or key.startswith(inside) or key in groups or key == "profile" or key.startswith("hydra"):
+            continue
+        group = key.split(".")[0]
+        name = groups.get(group, {}).get("name")
+        chosen = f" with {group}={name}" if name else ""
+        yield f"{key}: nothing reads this key{chosen}; is it misspelt?"
+
+
+def _schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        if inspect.isclass(info.annotation) and issubclass(info.annotation, BaseModel):
+            yield from _schema_keys(info.annotation, f"{prefix}{name}.")

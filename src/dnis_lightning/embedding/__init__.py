@@ -1,0 +1,1 @@
+"""Embedding tables and the layers on them."""

@@ -1,0 +1,37 @@
+"""The soft selection layer of section 2.4."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SoftSelection(nn.Module):
+    """Equation 4: ẽ_i = e_i ⊙ α_l for a feature i of block l, with gates α (L, K) in [0, 1].
+
+    The gates start at 1. They take no part in the backward of the weights (`requires_grad` is off, so that DDP leaves
+    them alone); the search asks for their gradient by itself.
+    """
+
+    block_of: Tensor
+
+    def __init__(self, block_of: np.ndarray, blocks: int, dims: int) -> None:
+        super().__init__()
+        self.gates = nn.Parameter(torch.ones(blocks, dims), requires_grad=False)
+        self.register_buffer("block_of", torch.as_tensor(block_of, dtype=torch.int64), persistent=False)
+
+    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Rows (B, F, K) of the features `ids` (B, F), each scaled by the gates of its block."""
+        return rows * functional.embedding(self.block_of[ids], self.gates)
+
+    @torch.no_grad()
+    def merge(self, table: Tensor) -> Tensor:
+        """Ẽ = E ⊙ α, (N, K): the table that equation 9 prunes."""
+        return table * functional.embedding(self.block_of, self.gates)
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Line 9 of Algorithm 1: back into [0, 1]."""
+        self.gates.clamp_(0, 1)

@@ -1,0 +1,17 @@
+"""Errors that a user can mend: each is a sentence that names what was found, what was expected and what to do."""
+
+
+class UserError(Exception):
+    """A fault outside this package. The command line prints its text without a traceback and exits with 1."""
+
+
+class ConfigError(UserError):
+    """The configuration cannot be run."""
+
+
+class DataError(UserError):
+    """A data file is absent, damaged or not what it is said to be."""
+
+
+class RunError(UserError):
+    """A run folder or a checkpoint cannot be used."""

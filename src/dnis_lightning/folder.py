@@ -1,0 +1,120 @@
+"""A run's folder: its name, how an unfinished one is found again, and how files get into it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnis_lightning.errors import RunError
+from dnis_lightning.paths import whole_file
+
+SHARED_FOLDER = "DNIS_RUN_FOLDER"
+"""Environment variable by which rank zero tells the other ranks of a run where it writes."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """outputs/<data>-<model>-<search>/<time>-<job>-s<seed>[-t<trial>]."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of the whole run, from which it can go on."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the unpruned model."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        """Where the pictures are."""
+        return self.path / "figures"
+
+    def scheme(self, budget: str) -> Path:
+        """The file of the table cut to a budget."""
+        return self.path / "schemes" / f"{budget.replace(':', '-').replace('/', '-')}.safetensors"
+
+    def finished(self) -> bool:
+        """Whether the result, which is written last, is there."""
+        return (self.path / "result.json").is_file()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of this folder, whole or not at all."""
+        with whole_file(self.path / name) as part:
+            part.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as JSON, whole or not at all."""
+        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as CSV; the columns are all keys, in order of appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with whole_file(self.path / name) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def new_folder(outputs: Path, kind: str, job: int, suffix: str) -> RunFolder:
+    """Make a folder that no other run has: the job's number is raised until its name is free."""
+    now = time.strftime("%Y%m%d-%H%M%S")
+    while True:
+        path = outputs / kind / f"{now}-{job}-{suffix}"
+        try:
+            path.mkdir(parents=True)
+            return RunFolder(path)
+        except FileExistsError:
+            job += 1
+        except OSError as fault:
+            raise RunError(
+                f"{path}: the run's folder cannot be made ({fault.strerror}); choose another output_dir="
+            ) from fault
+
+
+def find_folder(outputs: Path, kind: str, identity: str) -> RunFolder | None:
+    """The newest run with this configuration's fingerprint, an unfinished one before a finished one."""
+    found = [
+        RunFolder(path.parent)
+        for path in sorted((outputs / kind).glob("*/fingerprint"))
+        if path.read_text().strip() == identity
+    ]
+    return max(found, key=lambda folder: (not folder.finished(), folder.path.name), default=None)
+
+
+def is_rank_zero() -> bool:
+    """Whether this process writes: false in the processes that a multi-process trainer starts."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+@contextmanager
+def logging_to(folder: RunFolder) -> Iterator[None]:
+    """Sends this package's log to run.log and standard error; rank zero only."""
+    logger = logging.getLogger("dnis_lightning")
+    handlers: list[logging.Handler] = []
+    if is_rank_zero():
+        handlers = [logging.FileHandler(folder.path / "run.log", encoding="utf-8"), logging.StreamHandler(sys.stderr)]
+        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers[1].setFormatter(logging.Formatter("%(message)s"))
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,1 @@
+"""Interaction models: rows (B, F, K) in, logits (B,) out, one file each."""

@@ -1,0 +1,27 @@
+"""Factorisation machine of second order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dnis_lightning.batch import Batch
+
+
+class FM(nn.Module):
+    """Σ_{f<g} ⟨e_f, e_g⟩ = ½ Σ_k [(Σ_f e_{f,k})² − Σ_f e_{f,k}²] (Rendle 2010, lemma 3.1).
+
+    reduce: `sum` over k as in the formula; `mean` divides by K, as the DNIS authors' code does.
+    """
+
+    def __init__(self, reduce: Literal["sum", "mean"] = "sum") -> None:
+        super().__init__()
+        self.reduce = reduce
+
+    def forward(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from rows (B, F, K)."""
+        square_of_sum = rows.sum(1).square()
+        sum_of_squares = rows.square().sum(1)
+        pairs = 0.5 * (square_of_sum - sum_of_squares)
+        return pairs.mean(-1) if self.reduce == "mean" and pairs.shape[-1] else pairs.sum(-1)

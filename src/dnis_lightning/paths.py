@@ -1,0 +1,61 @@
+"""Where things lie on disk, and how they are written so that a kill leaves nothing half-made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def config_dir() -> Path:
+    """The folder of Hydra options: packed into an installed wheel, else the checkout's own."""
+    packed = _PACKAGE / "conf"
+    return packed if packed.is_dir() else _PACKAGE.parents[1] / "conf"
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """An absolute path, with `~` and environment variables filled in."""
+    return Path(os.path.expandvars(os.path.expanduser(path))).absolute()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, renamed to it on success and removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        os.chmod(part, 0o666 & ~_umask())  # mkstemp gives 0600, which would shut out everybody else
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, renamed to it on success and removed on failure.
+
+    If another process made `path` in the meantime, its folder stays and ours is dropped.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield part
+        os.chmod(part, 0o777 & ~_umask())
+        if not path.exists():
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,41 @@
+"""The pictures that a run leaves in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dnis_lightning.report import figures
+
+
+def draw(
+    folder: Path,
+    history: Mapping[str, Any],
+    metric: str,
+    gates: torch.Tensor | None,
+    dims: Mapping[str, np.ndarray],
+    frequency: np.ndarray,
+    base_dim: int,
+) -> None:
+    """Write learning curves, gates over time and at the end (figure 3a), and dims against frequency (figure 3b) as PNG.
+
+    history: `rows`, `gates` (each (L, K)) and `gate_epochs` of `History`. dims: (N,) for each budget; frequency (N,).
+    """
+    rows = pd.DataFrame(history["rows"])
+    rows["phase"] = [
+        phase.split("/")[-1] if "/search" in phase or "/" not in phase else phase for phase in rows["phase"]
+    ]
+    figures.save(figures.learning_curves(rows, metric), folder / "learning_curves.png")
+    if gates is not None and gates.numel():
+        figures.save(figures.gates_distribution(gates.detach().numpy()), folder / "gates.png")
+    if len(history["gates"]) and history["gates"][0].numel():
+        over_time = figures.gates_over_time(torch.stack(history["gates"]).numpy(), np.asarray(history["gate_epochs"]))
+        figures.save(over_time, folder / "gates_over_time.png")
+    for name, counts in dims.items():
+        figure = figures.dims_against_frequency(counts, frequency, base_dim, f"Kept dimensions at {name}")
+        figures.save(figure, folder / f"dims_{name.replace(':', '-')}.png")

@@ -1,0 +1,389 @@
+"""Runs a search from data to result, and rebuilds the model of a finished run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from dnis_lightning import __version__, build
+from dnis_lightning.build import Blueprint
+from dnis_lightning.config import Settings, fingerprint
+from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.errors import RunError
+from dnis_lightning.folder import RunFolder, is_rank_zero, logging_to
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.report.pictures import draw
+from dnis_lightning.scheme import Scheme
+from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.prune import above, largest, largest_gates
+from dnis_lightning.search.trial import Trial, TrialResult
+from dnis_lightning.tasks import Task
+from dnis_lightning.training.datamodule import SplitsDataModule
+from dnis_lightning.training.evaluate import evaluate
+from dnis_lightning.training.journal import Journal
+from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
+from dnis_lightning.training.wandb_panels import WandbPanels, finish, log_dims, log_figures
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Run:
+    """One job: its settings, data and folder, and the steps from the first trial to `result.json`."""
+
+    settings: Settings
+    prepared: Prepared
+    folder: RunFolder
+    logger: Any = False
+    prepare_seconds: float = 0.0
+    command: str = ""
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.objective = build.make_objective(self.settings)
+        self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
+        self.journal = Journal.open(self.folder.checkpoint)
+        self.pruning = build.pruning(self.settings)
+        self.phases = PhaseRunner(
+            self.prepared,
+            self.objective,
+            build.weight_step(self.settings),
+            _trainer_options(self.settings),
+            self.journal,
+            batch_size=self.settings.data.batch_size,
+            seed=self.settings.seed,
+            on_row=self._on_row,
+            callbacks=[WandbPanels()] if self.logger else [],
+            logger=self.logger,
+        )
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.objective.task
+
+    def go(self) -> dict[str, Any]:
+        """All steps; returns what `result.json` holds."""
+        self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
+        trial, model, trials = self._trials()
+        unpruned = self._unpruned(trial, model)
+        cuts = [self._cut(budget, trial, model) for budget in build.budgets(self.settings)]
+        cuts += [self._cut(epsilon, trial, model) for epsilon in self.pruning.thresholds]
+        self._test(unpruned, cuts, model)
+        result = self._result(model, unpruned, cuts, trials)
+        if is_rank_zero():
+            self._write(result, model)
+        return result
+
+    # the steps
+
+    def _trials(self) -> tuple[Trial, Recommender, list[dict[str, Any]]]:
+        """Runs the method's trials; the best on select, its model, and a line on each."""
+        method = instantiate(self.settings.search.method).trials()
+        only, told, best = self.settings.search.trial, [], None
+        trial, number = next(method), 0
+        while True:
+            if only is None or number == only:
+                model, facts = self._trial(trial)
+                told.append({"name": trial.name, **facts})
+                score = facts[f"select/{self.task.monitor}"]
+                if best is None or score < best[0]:
+                    best = (score, trial, model)
+            try:
+                trial, number = method.send(TrialResult(trial, score if told else float("nan"))), number + 1
+            except StopIteration:
+                break
+        if best is None:
+            raise RunError(f"search.trial={only}: search={self.settings.search.name} has trials 0 to {number}")
+        return best[1], best[2], told
+
+    def _trial(self, trial: Trial) -> tuple[Recommender, dict[str, Any]]:
+        model = build.trial_model(self.blueprint, trial, self.settings.seed)
+        facts = [self.phases.fit(f"{trial.name}/{phase.name}", phase, model) for phase in trial.phases]
+        metrics = self._evaluate(model, "select")
+        return model, {**metrics, "seconds": sum(f["seconds"] for f in facts), "epochs": [f["epochs"] for f in facts]}
+
+    def _unpruned(self, trial: Trial, model: Recommender) -> dict[str, Any]:
+        if is_rank_zero():
+            self.folder.best.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"recommender": model.weights(), "trial": trial.name}, self.folder.best)
+        table = model.table.weight
+        outside = 0 if model.first_order is None else model.first_order.weight.numel()
+        interaction = sum(parameter.numel() for parameter in model.interaction.parameters())
+        return {
+            "kept": table.numel(),
+            "first_order": outside,
+            "interaction": interaction,
+            "bytes": table.numel() * table.element_size(),
+            "metrics": self._evaluate(model, "select"),
+        }
+
+    def _cut(self, budget: Budget | float, trial: Trial, unpruned: Recommender) -> dict[str, Any]:
+        """Cuts a copy of the unpruned model to a budget or at a threshold, trains what is kept, saves the scheme."""
+        name = budget.name if isinstance(budget, Budget) else f"eps:{budget:g}"
+        step, path = f"cut/{name}", self.folder.scheme(name)
+        if step not in self.journal.done or not path.exists():
+            for stale in (step, f"fine_tune/{name}"):
+                self.journal.done.pop(stale, None)
+            self._make_cut(step, name, budget, trial, unpruned)
+        return {"budget": name, **self.journal.done[step]}
+
+    def _make_cut(self, step: str, name: str, budget: Budget | float, trial: Trial, unpruned: Recommender) -> None:
+        started = time.perf_counter()
+        model = self.blueprint.build(dims=trial.dims)
+        merged = unpruned.merged_table()
+        _copy_rest(unpruned, model)
+        model.keep(merged, self._mask(budget, unpruned, merged))
+        before = self._evaluate(model, "select")
+        if self.pruning.finetune is not None:
+            self.phases.fit(f"fine_tune/{name}", self.pruning.finetune, model, keep_weights=False)
+        scheme = Scheme.from_dense(model.table.weight.detach().numpy(), _mask_of(model))
+        metrics = self._evaluate(model, "select")
+        facts = {**_size(scheme), "metrics": metrics, "metrics_before_finetune": before}
+        self.journal.record(step, facts | {"seconds": time.perf_counter() - started})
+        if is_rank_zero():
+            scheme.save(self.folder.scheme(name), _rest(model))
+            self.journal.write()
+        log.info("%s: kept %d entries, %s", name, scheme.kept, _figures(metrics))
+
+    def _mask(self, budget: Budget | float, model: Recommender, merged: Tensor) -> Tensor:
+        if not isinstance(budget, Budget):
+            return above(merged, budget)
+        kept = budget.entries(*merged.shape)
+        if self.pruning.by == "gates" and model.selection is not None:
+            return largest_gates(merged, model.selection.gates, model.selection.block_of, kept)
+        return largest(merged, kept)
+
+    def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> None:
+        """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
+        if self.settings.search.trial is not None:
+            return
+        unpruned["metrics"] |= self._evaluate(model, "test")
+        for cut in cuts:
+            shipped = build.pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
+            cut["metrics"] = {**cut["metrics"], **self._evaluate(shipped, "test")}
+
+    # what they share
+
+    def _evaluate(self, model: Recommender, split: str) -> Metrics:
+        data = SplitsDataModule(self.prepared, batch_size=self.settings.data.batch_size, seed=0)
+        batches = data.val_dataloader() if split == "select" else data.test_dataloader()
+        return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task).items()}
+
+    def _on_row(self, rows: list[dict[str, Any]]) -> None:
+        self.folder.write_rows("metrics.csv", rows)
+        if self.logger:
+            self.logger.log_metrics({name: value for name, value in rows[-1].items() if not isinstance(value, str)})
+
+    def _result(
+        self, model: Recommender, unpruned: dict[str, Any], cuts: list[dict[str, Any]], trials: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        settings, prepared = self.settings, self.prepared
+        search = sum(facts["seconds"] for step, facts in self.journal.done.items() if step.endswith("/search"))
+        train = (
+            sum(facts["seconds"] for step, facts in self.journal.done.items() if not step.startswith("cut/")) - search
+        )
+        return {
+            "schema": 1,
+            "data": settings.data.name,
+            "model": settings.model.name,
+            "search": settings.search.name,
+            "profile": settings.profile,
+            "task": self.task.name,
+            "seed": settings.seed,
+            "split": settings.data.split,
+            "split_seed": settings.data.split_seed,
+            "search_is_select": prepared.split.shared,
+            "trial": settings.search.trial,
+            "rows": prepared.rows,
+            "features": self.blueprint.space.features,
+            "fields": self.blueprint.space.fields,
+            "base_dim": settings.search.base_dim,
+            "chosen_dim": None,
+            "blocks": self.blueprint.blocks,
+            "l2": settings.model.l2,
+            "l2_bias": settings.model.l2_bias,
+            "unpruned": unpruned,
+            "pruned": cuts,
+            "gates_per_block": None if model.gates is None else [round(float(g), 6) for g in model.gates.mean(1)],
+            "trials": trials,
+            "seconds": {
+                "prepare": self.prepare_seconds,
+                "search": search,
+                "train": train,
+                "total": time.perf_counter() - self.started + self.prepare_seconds,
+            },
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "environment": _environment(settings),
+            "command": self.command,
+        }
+
+    def _write(self, result: dict[str, Any], model: Recommender) -> None:
+        dims = self._write_dims(result["pruned"])
+        draw(
+            self.folder.figures,
+            self.journal.history,
+            self.task.monitor,
+            model.gates,
+            dims,
+            self.prepared.vocabulary.frequency,
+            self.blueprint.dims,
+        )
+        for name, counts in dims.items():
+            log_dims(self.logger, counts, name)
+        log_figures(self.logger, self.folder.figures)
+        self.folder.write_json("result.json", result)
+
+    def _write_dims(self, cuts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """`dims.csv`: column `dims` is of the first cut (all K where there is none), the others follow."""
+        vocabulary, width = self.prepared.vocabulary, self.blueprint.dims
+        dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
+        first = next(iter(dims.values()), np.full(vocabulary.features, width))
+        more = {f"dims@{name}": counts for name, counts in list(dims.items())[1:]}
+        rows = [
+            {
+                "field": name,
+                "feature": raw,
+                "block": int(self.blueprint.block_of[i]),
+                "frequency": int(vocabulary.frequency[i]),
+                "dims": int(first[i]),
+            }
+            | {column: int(counts[i]) for column, counts in more.items()}
+            for i, (name, raw) in enumerate(vocabulary.names())
+        ]
+        self.folder.write_rows("dims.csv", rows)
+        return dims
+
+
+def start(
+    config: DictConfig,
+    settings: Settings,
+    folder: RunFolder,
+    prepared: Prepared,
+    *,
+    prepare_seconds: float,
+    command: str,
+) -> dict[str, Any]:
+    """Run a job in its folder: config.yaml first, result.json last. Returns the result."""
+    if settings.trainer.threads is not None:
+        torch.set_num_threads(settings.trainer.threads)
+    if is_rank_zero():
+        folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        folder.write_text("fingerprint", fingerprint(config) + "\n")
+    with logging_to(folder):
+        logger = make_logger(config, settings, folder)
+        try:
+            return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
+        finally:
+            finish(logger)
+
+
+def make_logger(config: DictConfig, settings: Settings, folder: RunFolder) -> Any:
+    """The logger of the group `logger`, or False: metrics.csv is written in any case."""
+    if settings.logger.node is None or not is_rank_zero():
+        return False
+    logger = instantiate(settings.logger.node, save_dir=str(folder.path))
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    return logger
+
+
+def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
+    """The model of a finished run, in evaluation mode: unpruned, or cut to one of its budgets.
+
+    Raises RunError when the folder is not that of a run, or has no such cut.
+    """
+    run = RunFolder(Path(folder))
+    blueprint, _ = Blueprint.load(run.path / "recommender.json")
+    if budget is not None:
+        return build.pruned_model(blueprint, *Scheme.load(run.scheme(budget))).eval()
+    try:
+        weights = torch.load(run.best, map_location="cpu", weights_only=True)["recommender"]
+    except (OSError, RuntimeError, KeyError) as fault:
+        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
+    model = blueprint.build(gated="selection.gates" in weights)
+    model.load_weights(weights)
+    return model.eval()
+
+
+def _trainer_options(settings: Settings) -> TrainerOptions:
+    trainer = settings.trainer
+    progress = sys.stderr.isatty() if trainer.progress == "auto" else bool(trainer.progress)
+    return TrainerOptions(
+        trainer.accelerator,
+        trainer.devices,
+        trainer.strategy,
+        trainer.precision,
+        trainer.checkpoint_every_n_steps,
+        progress,
+    )
+
+
+def _rest(model: Recommender) -> dict[str, np.ndarray]:
+    """The weights outside the table, by name."""
+    return {
+        name: tensor.numpy()
+        for name, tensor in model.weights().items()
+        if not name.startswith(("table.", "selection."))
+    }
+
+
+def _copy_rest(source: Recommender, target: Recommender) -> None:
+    state = target.state_dict()
+    state.update({name: torch.from_numpy(array) for name, array in _rest(source).items()})
+    target.load_state_dict(state)
+
+
+def _mask_of(model: Recommender) -> np.ndarray:
+    mask = model.table.mask
+    return np.ones(tuple(model.table.weight.shape), dtype=bool) if mask is None else mask.numpy()
+
+
+def _size(scheme: Scheme) -> dict[str, Any]:
+    """What result.json says of a scheme's size; bytes are those of the smallest layout, COO's stand beside them."""
+    return {
+        "kept": scheme.kept,
+        "compression_rate": scheme.compression_rate if scheme.kept else None,
+        "bytes": scheme.bytes(),
+        "layout": scheme.smallest_layout(),
+        "dtype": "fp32",
+        "coo_bytes": scheme.bytes("coo"),
+    }
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())
+
+
+def _environment(settings: Settings) -> dict[str, Any]:
+    device = (
+        torch.cuda.get_device_name()
+        if settings.trainer.accelerator == "gpu"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "dnis_lightning": __version__,
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processes": settings.trainer.devices,
+        "host_cores": os.cpu_count(),
+    }

@@ -1,0 +1,164 @@
+"""The mixed dimension scheme of section 2.2: which entries of the (N, K) table are kept, and their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dnis_lightning.errors import RunError
+from dnis_lightning.paths import whole_file
+
+Layout = Literal["dense", "coo", "csr", "bitmap"]
+DType = Literal["fp32", "fp16", "bf16", "int8"]
+
+LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap")
+_VALUE_BYTES: Mapping[DType, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Kept entries row by row: D and V of the paper in compressed form.
+
+    indptr (N + 1,): feature i owns entries indptr[i] … indptr[i + 1] − 1.
+    positions (kept,): d, the kept dimensions of each feature, ascending, counted from 0.
+    values (kept,): v, the embedding values at these positions, float32.
+    base_dim: K.
+    projections: for methods that give a block narrower rows, the (d_l, K) matrix of each such block.
+    """
+
+    indptr: np.ndarray
+    positions: np.ndarray
+    values: np.ndarray
+    base_dim: int
+    projections: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def from_dense(
+        cls, table: np.ndarray, kept: np.ndarray, projections: Mapping[int, np.ndarray] | None = None
+    ) -> Scheme:
+        """The entries of `table` (N, K) where `kept` (N, K) is true."""
+        rows, positions = np.nonzero(kept)
+        counts = np.bincount(rows, minlength=len(table))
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        values = np.ascontiguousarray(table[rows, positions], dtype=np.float32)
+        return cls(
+            indptr, positions.astype(_index_type(table.shape[1])), values, table.shape[1], dict(projections or {})
+        )
+
+    @classmethod
+    def from_vectors(cls, positions: Sequence[np.ndarray], values: Sequence[np.ndarray], base_dim: int) -> Scheme:
+        """The scheme of the paper's D = {d_1 … d_N} and V = {v_1 … v_N}."""
+        indptr = np.concatenate([[0], np.cumsum([len(d) for d in positions])]).astype(np.int64)
+        flat = np.concatenate([np.asarray(d) for d in positions]) if positions else np.empty(0)
+        v = np.concatenate([np.asarray(v) for v in values]) if values else np.empty(0)
+        return cls(indptr, flat.astype(_index_type(base_dim)), v.astype(np.float32), base_dim)
+
+    @property
+    def features(self) -> int:
+        """N."""
+        return len(self.indptr) - 1
+
+    @property
+    def kept(self) -> int:
+        """The number of entries kept."""
+        return len(self.values)
+
+    @property
+    def dims_per_feature(self) -> np.ndarray:
+        """(N,) how many dimensions each feature keeps."""
+        return np.diff(self.indptr)
+
+    @property
+    def compression_rate(self) -> float:
+        """N·K / kept: by count and of the table alone, as in the paper; infinite for an empty table."""
+        return self.features * self.base_dim / self.kept if self.kept else float("inf")
+
+    def vectors(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """D and V: the kept positions and the values of every feature, each a list of N arrays."""
+        cuts = self.indptr[1:-1]
+        return np.split(self.positions, cuts), np.split(self.values, cuts)
+
+    def mask(self) -> np.ndarray:
+        """(N, K) bool: true where an entry is kept."""
+        kept = np.zeros((self.features, self.base_dim), dtype=bool)
+        kept[self._rows(), self.positions] = True
+        return kept
+
+    def dense(self) -> np.ndarray:
+        """(N, K) float32: E' of Algorithm 1, zero where nothing is kept."""
+        table = np.zeros((self.features, self.base_dim), dtype=np.float32)
+        table[self._rows(), self.positions] = self.values
+        return table
+
+    def bytes(self, layout: Layout | None = None, dtype: DType = "fp32") -> int:
+        """Bytes of values, indices and projections in a layout; without one, in the smallest."""
+        if layout is None:
+            return self.bytes(self.smallest_layout(dtype), dtype)
+        stored = self.features * self.base_dim if layout == "dense" else self.kept
+        scales = 4 * self.features if dtype == "int8" else 0
+        projected = 4 * sum(matrix.size for matrix in self.projections.values())
+        return stored * _VALUE_BYTES[dtype] + scales + projected + self._index_bytes(layout)
+
+    def smallest_layout(self, dtype: DType = "fp32") -> Layout:
+        """The layout that takes the fewest bytes."""
+        return min(LAYOUTS, key=lambda layout: self.bytes(layout, dtype))
+
+    def save(
+        self, path: Path, extra: Mapping[str, np.ndarray] | None = None, about: Mapping[str, object] | None = None
+    ) -> None:
+        """Write to a safetensors file, whole or not at all; `extra` arrays and `about` (JSON) travel with it."""
+        arrays = {"indptr": self.indptr, "positions": self.positions, "values": self.values}
+        arrays |= {f"projection.{block}": np.ascontiguousarray(m) for block, m in self.projections.items()}
+        arrays |= {f"extra.{name}": np.ascontiguousarray(array) for name, array in (extra or {}).items()}
+        with whole_file(path) as part:
+            save_file(arrays, part, {"base_dim": str(self.base_dim), "about": json.dumps(dict(about or {}))})
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Scheme, dict[str, np.ndarray]]:
+        """Read what `save` wrote: the scheme and the extra arrays.
+
+        Raises RunError when the file is absent, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                base_dim = int(file.metadata()["base_dim"])
+                scheme = cls(
+                    arrays["indptr"],
+                    arrays["positions"],
+                    arrays["values"],
+                    base_dim,
+                    _named(arrays, "projection.", int),
+                )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+            raise RunError(
+                f"{path}: not a scheme that can be read ({fault}); run the search again to make it anew"
+            ) from fault
+        return scheme, _named(arrays, "extra.", str)
+
+    def _rows(self) -> np.ndarray:
+        return np.repeat(np.arange(self.features), self.dims_per_feature)
+
+    def _index_bytes(self, layout: Layout) -> int:
+        per_row_pointer = 4 if self.kept < 2**32 else 8
+        return {
+            "dense": 0,
+            "coo": self.kept * 8,
+            "csr": self.kept * _index_type(self.base_dim).itemsize + per_row_pointer * (self.features + 1),
+            "bitmap": self.features * -(-self.base_dim // 8) + per_row_pointer * (self.features + 1),
+        }[layout]
+
+
+def _index_type(base_dim: int) -> np.dtype:
+    return np.dtype(np.uint8 if base_dim <= 256 else np.uint16 if base_dim <= 65536 else np.uint32)
+
+
+def _named(arrays: Mapping[str, np.ndarray], prefix: str, key: type) -> dict:
+    return {key(name.removeprefix(prefix)): array for name, array in arrays.items() if name.startswith(prefix)}

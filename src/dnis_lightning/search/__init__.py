@@ -1,0 +1,1 @@
+"""Search methods, the bilevel gradient and pruning, in plain torch."""

@@ -1,0 +1,61 @@
+"""Differentiable Neural Input Search: Algorithm 1, and what was found to belong around it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Literal
+
+from dnis_lightning.quantities import Count, NonNegative, Positive, Whole
+from dnis_lightning.search.trial import GateStep, PenaltyStage, Per, Phase, Stopping, Trial, TrialResult
+
+
+class Dnis:
+    """One trial of up to three phases: warm start (Θ alone, α = 1), search (Algorithm 1), fit (Θ alone, α fixed).
+
+    xi, gates_lr, penalty, epsilon: see `GateStep`. gates_lr_per: `step`, or `pass` for a step that is spread over one
+    pass of the search rows and so means the same on 10^5 and on 10^8 rows.
+    warm_start: epochs at most of the first phase, 0 for none. tables_only: the search moves embeddings and first-order
+    terms alone.
+    search_epochs, search_patience, least_epochs, least_lr: when the search has converged, see `Stopping`.
+    fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none.
+    patience: of the phases without gates.
+    """
+
+    def __init__(
+        self,
+        *,
+        xi: NonNegative,
+        gates_lr: Positive,
+        gates_lr_per: Per,
+        gates_optimizer: Literal["sgd", "adam"],
+        penalty: NonNegative,
+        penalty_stage: PenaltyStage,
+        epsilon: Positive,
+        epoch: Literal["longest", "shortest"],
+        warm_start: Whole,
+        tables_only: bool,
+        search_epochs: Count,
+        search_patience: Count,
+        least_epochs: Count,
+        least_lr: NonNegative,
+        fit_epochs: Whole,
+        patience: Count,
+    ) -> None:
+        self.gates = GateStep(
+            xi, gates_lr, gates_lr_per, gates_optimizer, penalty, penalty_stage, epsilon, shortest=epoch == "shortest"
+        )
+        self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
+        self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr)
+        self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
+        self.tables_only = tables_only
+
+    def trials(self) -> Generator[Trial, TrialResult, None]:
+        """The one trial."""
+        yield Trial("dnis", phases=tuple(self._phases()), gated=True)
+
+    def _phases(self) -> Generator[Phase, None, None]:
+        if self.warm_start:
+            yield Phase("warm_start", "train", self.warm_start)
+        yield Phase("search", "train", self.search, self.gates, tables_only=self.tables_only, reset_gates=True)
+        if self.fit:
+            yield Phase("fit", "train+search", self.fit)

@@ -1,0 +1,56 @@
+"""Section 2.5: from a merged table Ẽ to the entries that are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dnis_lightning.search.trial import Phase
+
+Granularity = Literal["elements", "gates"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How tables are cut after the search.
+
+    by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first.
+    thresholds: values of ε to cut at, besides the budgets.
+    finetune: the phase that trains what is kept, or None.
+    """
+
+    by: Granularity = "elements"
+    thresholds: tuple[float, ...] = ()
+    finetune: Phase | None = None
+
+
+def above(table: Tensor, epsilon: float) -> Tensor:
+    """Equation 9: (N, K) bool, true where |Ẽ| ≥ ε."""
+    return table.abs() >= epsilon
+
+
+def largest(table: Tensor, kept: int) -> Tensor:
+    """(N, K) bool: true for exactly `kept` entries of largest magnitude."""
+    mask = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
+    mask[table.abs().flatten().topk(min(kept, table.numel()), sorted=False).indices] = True
+    return mask.view_as(table)
+
+
+def largest_gates(table: Tensor, gates: Tensor, block_of: Tensor, kept: int) -> Tensor:
+    """(N, K) bool: whole dimensions of blocks, largest gate first, as many as fit into `kept` entries.
+
+    Equal gates are told apart by the mean magnitude of their entries in the merged table. A cell that does not fit is
+    passed over, and smaller ones after it may still be taken.
+    """
+    sizes = torch.bincount(block_of, minlength=len(gates))
+    means = torch.zeros_like(gates).index_add_(0, block_of, table.abs()) / sizes.clamp(min=1)[:, None]
+    cells = [(-float(gates[l, k]), -float(means[l, k]), l, k) for l in range(len(gates)) for k in range(gates.shape[1])]
+    open_gates, left = torch.zeros_like(gates, dtype=torch.bool), kept
+    for _, _, block, k in sorted(cells):
+        if sizes[block] <= left:
+            open_gates[block, k] = True
+            left -= int(sizes[block])
+    return open_gates[block_of]

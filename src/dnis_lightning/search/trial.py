@@ -1,0 +1,85 @@
+"""What a search method asks for: trials, and the phases of each, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Rows = Literal["train", "train+search"]
+PenaltyStage = Literal["raw", "normalised"]
+Per = Literal["step", "pass"]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a phase has converged: the task's metric on select has not fallen for `patience` epochs.
+
+    max_epochs: at the latest; least_epochs: not before. The weights of the best epoch are what a phase ends with.
+    least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
+    """
+
+    max_epochs: int
+    patience: int
+    least_epochs: int = 1
+    least_lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class GateStep:
+    """Lines 7 to 9 of Algorithm 1.
+
+    xi: ξ of equation 7. lr: step of α, per batch or spread over one pass of the search rows (`per`).
+    penalty: L1 on α, added to the gradient before equation 8 (`raw`) or after it (`normalised`).
+    epsilon: ε_g. shortest: an epoch ends with the shorter of the two loaders instead of the longer.
+    """
+
+    xi: float = 0.0
+    lr: float = 0.01
+    per: Per = "step"
+    optimizer: Literal["sgd", "adam"] = "adam"
+    penalty: float = 0.0
+    penalty_stage: PenaltyStage = "raw"
+    epsilon: float = 1e-7
+    shortest: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training: which rows the weights see, which weights move, whether gates move too."""
+
+    name: str
+    rows: Rows
+    stopping: Stopping
+    gates: GateStep | None = None
+    tables_only: bool = False
+    reset_gates: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to build the embedding, and the phases that train it.
+
+    dims: the width of the table, or None for search.base_dim; gated: with a soft selection layer.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    dims: int | None = None
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a method is told of a trial: the task's metric on the select split, smaller is better."""
+
+    trial: Trial
+    score: float
+
+
+class SearchMethod(Protocol):
+    """Yields trials and is sent the result of each, so that the next may depend on it."""
+
+    def trials(self) -> Generator[Trial, TrialResult, None]:
+        """The trials, one after the other."""
+        ...

@@ -1,0 +1,130 @@
+"""What is predicted: the loss of a task, its metrics, and the one that decides when to stop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanSquaredError, Metric, MetricCollection
+from torchmetrics.classification import BinaryAUROC
+
+from dnis_lightning.errors import DataError
+
+TaskName = Literal["rating", "ctr"]
+
+
+class LogLoss(Metric):
+    """Mean binary cross-entropy in nats, summed in double precision."""
+
+    total: Tensor
+    rows: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Add rows: logits (B,), labels (B,) in {0, 1}."""
+        self.total += functional.binary_cross_entropy_with_logits(logits.double(), label.double(), reduction="sum")
+        self.rows += label.numel()
+
+    def compute(self) -> Tensor:
+        """The mean over all rows so far."""
+        return self.total / self.rows
+
+
+class Task(ABC):
+    """A loss over logits and labels, and the metrics that go with it."""
+
+    name: ClassVar[TaskName]
+    monitor: ClassVar[str]
+    """The metric that stops training and chooses among trials: smaller is better."""
+
+    @abstractmethod
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of each row, (B,)."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, each updated with (logits, label)."""
+
+    @abstractmethod
+    def base_logit(self, mean_label: float) -> float:
+        """The constant that fits labels of this mean best: where the global bias starts.
+
+        Raises DataError where the mean cannot belong to this task.
+        """
+
+    def loss(self, logits: Tensor, label: Tensor, rows: int | None = None) -> Tensor:
+        """The sum over the rows given, divided by `rows` (the rows of the global batch; default: those given)."""
+        return self.losses(logits, label).sum() / (len(label) if rows is None else rows)
+
+
+class Rating(Task):
+    """Explicit ratings: squared error."""
+
+    name = "rating"
+    monitor = "mse"
+
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """(ŷ − y)², (B,)."""
+        return (logits - label).square()
+
+    def metrics(self) -> MetricCollection:
+        """`mse`."""
+        return MetricCollection({"mse": MeanSquaredError().set_dtype(torch.float64)})
+
+    def base_logit(self, mean_label: float) -> float:
+        """The mean itself."""
+        return mean_label
+
+
+class ClickThrough(Task):
+    """Clicks: binary cross-entropy."""
+
+    name = "ctr"
+    monitor = "logloss"
+
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """−y log σ(ŷ) − (1 − y) log(1 − σ(ŷ)), (B,)."""
+        return functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
+
+    def metrics(self) -> MetricCollection:
+        """`auc` (exact, over all rows) and `logloss`."""
+        return MetricCollection({"auc": BinaryAUROC(thresholds=None), "logloss": LogLoss()}, compute_groups=False)
+
+    def base_logit(self, mean_label: float) -> float:
+        """log(p / (1 − p)) of the click rate p."""
+        if not 0 < mean_label < 1:
+            raise DataError(
+                f"data.task=ctr: labels average {mean_label:g}, not 0s and 1s with some of each; take data.task=rating"
+            )
+        return float(torch.logit(torch.tensor(mean_label, dtype=torch.float64)))
+
+
+TASKS: dict[str, type[Task]] = {"rating": Rating, "ctr": ClickThrough}
+
+
+class Objective(nn.Module):
+    """What the weights descend: the task's loss, and L2 on the rows of the batch, once per occurrence.
+
+    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ]: e the rows before the gates, w the first-order
+    terms.
+    """
+
+    def __init__(self, task: Task, l2: float = 0.0, l2_bias: float = 0.0) -> None:
+        super().__init__()
+        self.task, self.l2, self.l2_bias = task, l2, l2_bias
+
+    def forward(self, logits: Tensor, label: Tensor, rows: Tensor, terms: Tensor | None, total: int) -> Tensor:
+        """Logits (B,), labels (B,), embedding rows (B, F, K), first-order terms (B, F) or None; a scalar."""
+        loss = self.task.loss(logits, label, total)
+        if self.l2:
+            loss = loss + self.l2 * rows.square().sum() / total
+        if self.l2_bias and terms is not None:
+            loss = loss + self.l2_bias * terms.square().sum() / total
+        return loss

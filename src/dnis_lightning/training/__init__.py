@@ -1,0 +1,1 @@
+"""Lightning: the data module, the modules that train and search, callbacks."""

@@ -1,0 +1,160 @@
+"""What watches a training: the best weights and when to stop, the history, and the checkpoint of the whole run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
+
+from dnis_lightning.paths import whole_file
+from dnis_lightning.search.trial import Stopping
+from dnis_lightning.training.fit_module import FitModule
+
+log = logging.getLogger(__name__)
+
+
+class BestWeights(L.Callback):
+    """Keeps a copy of the weights of the best epoch and stops when `Stopping` says so."""
+
+    def __init__(self, monitor: str, stopping: Stopping) -> None:
+        self.monitor, self.stopping = monitor, stopping
+        self.best, self.best_epoch, self.epochs = math.inf, 0, 0
+        self.weights: dict[str, Tensor] | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compares this epoch with the best so far."""
+        assert isinstance(pl_module, FitModule)
+        value = float(trainer.callback_metrics[self.monitor])
+        self.epochs += 1
+        if value < self.best:
+            self.best, self.best_epoch, self.weights = value, self.epochs, pl_module.recommender.weights()
+        trainer.should_stop = self._converged(value, pl_module.learning_rate)
+
+    def _converged(self, value: float, lr: float) -> bool:
+        stopping = self.stopping
+        if not math.isfinite(value):
+            log.warning(
+                "%s is %s after %d epochs: stopped; a smaller optimizer.lr may help", self.monitor, value, self.epochs
+            )
+            return True
+        stale = self.epochs - self.best_epoch >= stopping.patience
+        return self.epochs >= stopping.least_epochs and (stale or lr <= stopping.least_lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value, epoch and weights so far."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "epochs": self.epochs, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes them back."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self.epochs, self.weights = state_dict["epochs"], state_dict["weights"]
+
+
+class History(L.Callback):
+    """One row an epoch, counted through all phases of a run, and the gates at its end.
+
+    on_row is called with the rows so far and the newest row; it writes metrics.csv and feeds the loggers.
+    """
+
+    def __init__(self, phase: str, past: dict[str, Any], on_row: Callable[[list[dict[str, Any]]], None]) -> None:
+        self.phase, self.on_row = phase, on_row
+        self.rows: list[dict[str, Any]] = list(past.get("rows", []))
+        self.gates: list[Tensor] = list(past.get("gates", []))
+        self.gate_epochs: list[int] = list(past.get("gate_epochs", []))
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Adds the row of this epoch."""
+        assert isinstance(pl_module, FitModule)
+        seconds = time.perf_counter() - self._started
+        epoch = len(self.rows) + 1
+        row: dict[str, Any] = {"epoch": epoch, "phase": self.phase, **pl_module.epoch_means()}
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("select/")}
+        row |= {"lr": pl_module.learning_rate, "seconds": round(seconds, 3)}
+        self.rows.append(row)
+        if pl_module.gates is not None and self.phase.endswith("search"):
+            self.gates.append(pl_module.gates.detach().to("cpu", copy=True))
+            self.gate_epochs.append(epoch)
+        if trainer.is_global_zero:
+            log.info(_line(row))
+            self.on_row(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything so far."""
+        return {"rows": self.rows, "gates": self.gates, "gate_epochs": self.gate_epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.rows, self.gates, self.gate_epochs = (list(state_dict[k]) for k in ("rows", "gates", "gate_epochs"))
+
+
+class RunCheckpoint(L.Callback):
+    """Writes `last.ckpt` every n steps: Lightning's state, and the run's journal in it.
+
+    Never at the last batch of an epoch, where the validation that belongs to it is still to come.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int, run_state: Callable[[], dict[str, Any]]) -> None:
+        self.path, self.every_n_steps, self.run_state = path, every_n_steps, run_state
+        self._written_at = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes when it is time."""
+        if trainer.global_step - self._written_at < self.every_n_steps or batch_idx + 1 >= trainer.num_training_batches:
+            return
+        self._written_at = trainer.global_step
+        if trainer.is_global_zero:
+            with whole_file(self.path) as part:
+                trainer.save_checkpoint(part)
+        else:
+            trainer.save_checkpoint(self.path)  # every rank takes part, rank zero writes
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the journal."""
+        checkpoint["run"] = self.run_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last writing."""
+        return {"written_at": self._written_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it back, so that a resumed run writes at the same steps."""
+        self._written_at = state_dict["written_at"]
+
+
+class RowsBar(TQDMProgressBar):
+    """Lightning's progress bar, counting rows instead of batches."""
+
+    def __init__(self, batch_size: int, phase: str) -> None:
+        super().__init__(refresh_rate=10)
+        self.batch_size, self.phase = batch_size, phase
+
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar of an epoch, in rows/s and with the time left."""
+        bar = super().init_train_tqdm()
+        bar.unit, bar.unit_scale, bar.leave = " rows", self.batch_size, False
+        return bar
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Names the phase."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"{self.phase} epoch {trainer.current_epoch + 1}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    figures = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if isinstance(value, float))
+    return f"{row['phase']}: epoch {row['epoch']}: {figures}"

@@ -1,0 +1,136 @@
+"""Runs one phase of a trial: builds its module, data and trainer, and ends with the best weights."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+
+from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.search.trial import Phase
+from dnis_lightning.tasks import Objective
+from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, RunCheckpoint
+from dnis_lightning.training.datamodule import SplitsDataModule
+from dnis_lightning.training.fit_module import FitModule, WeightStep
+from dnis_lightning.training.journal import Journal
+from dnis_lightning.training.search_module import SearchModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """Where and how Lightning trains; names as in `lightning.Trainer`.
+
+    checkpoint_every_n_steps: how often `last.ckpt` is written. progress: show a bar.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    checkpoint_every_n_steps: int = 500
+    progress: bool = False
+
+
+@dataclass
+class PhaseRunner:
+    """Everything that the phases of a run share. `fit` runs one of them."""
+
+    prepared: Prepared
+    objective: Objective
+    step: WeightStep
+    options: TrainerOptions
+    journal: Journal
+    batch_size: int
+    seed: int
+    on_row: Callable[[list[dict[str, Any]]], None]
+    callbacks: list[L.Callback] = field(default_factory=list)
+    logger: Any = False
+
+    def fit(self, name: str, phase: Phase, model: Recommender, *, keep_weights: bool = True) -> dict[str, Any]:
+        """Train `model` through a phase and leave it with the weights of its best epoch.
+
+        name: the step's name in the journal; a finished step is read back instead. keep_weights: whether the journal
+        keeps what this phase ends with. Returns seconds, epochs, and the best value of the task's metric on select.
+        """
+        if name not in self.journal.done:
+            self._train(name, phase, model, keep_weights)
+        elif self.journal.weights_of == name and self.journal.weights is not None:
+            model.load_weights(self.journal.weights)
+        return self.journal.done[name]
+
+    def _train(self, name: str, phase: Phase, model: Recommender, keep_weights: bool) -> None:
+        if phase.reset_gates and model.gates is not None:
+            model.gates.data.fill_(1)
+        best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping)
+        history = History(name, self.journal.history, self.on_row)
+        trainer = self._trainer(phase, [best, history])
+        self.journal.step, resumes = name, self.journal.under_way == name
+        started = time.perf_counter()
+        data = self._data(name, phase)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*number of training batches.*", module="lightning")
+            trainer.fit(self._module(phase, model, data), data, ckpt_path=str(self.journal.path) if resumes else None)
+        model.to("cpu")
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if best.weights is not None:
+            model.load_weights(best.weights)
+        facts = {
+            "seconds": time.perf_counter() - started,
+            "epochs": best.epochs,
+            "best_epoch": best.best_epoch,
+            "best": best.best,
+        }
+        self.journal.history = history.state_dict()
+        self.journal.record(name, facts, model.weights() if keep_weights else None)
+        log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
+
+    def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
+        if phase.gates is None:
+            return FitModule(model, self.objective, self.step, tables_only=phase.tables_only)
+        steps = max(-(-len(self.prepared.split.search) // self.batch_size), 1)
+        return SearchModule(
+            model, self.objective, self.step, phase.gates, steps_per_pass=steps, tables_only=phase.tables_only
+        )
+
+    def _data(self, name: str, phase: Phase) -> SplitsDataModule:
+        gates = phase.gates
+        return SplitsDataModule(
+            self.prepared,
+            batch_size=self.batch_size,
+            seed=(self.seed + zlib.crc32(name.encode())) % 2**32,  # each step has an order of rows of its own
+            rows=phase.rows,
+            paired=gates is not None,
+            shortest=gates is not None and gates.shortest,
+        )
+
+    def _trainer(self, phase: Phase, callbacks: list[L.Callback]) -> L.Trainer:
+        every = self.options.checkpoint_every_n_steps
+        callbacks = [*callbacks, RunCheckpoint(self.journal.path, every, self.journal.state), *self.callbacks]
+        if self.options.progress:
+            callbacks.append(RowsBar(self.batch_size, phase.name))
+        return L.Trainer(
+            accelerator=self.options.accelerator,
+            devices=self.options.devices,
+            strategy=self.options.strategy,
+            precision=self.options.precision,
+            max_epochs=phase.stopping.max_epochs,
+            callbacks=callbacks,
+            logger=self.logger,
+            enable_checkpointing=False,
+            enable_progress_bar=self.options.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1_000_000_000,
+            inference_mode=False,
+            use_distributed_sampler=False,
+        )

@@ -1,0 +1,83 @@
+"""Algorithm 1: weights and gates in turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.recommender import Prediction, Recommender
+from dnis_lightning.search.bilevel import hypergradient, normalise
+from dnis_lightning.search.trial import GateStep
+from dnis_lightning.tasks import Objective
+from dnis_lightning.training.fit_module import FitModule, WeightStep
+
+
+class SearchModule(FitModule):
+    """One step on the weights Θ with a train batch, then one on the gates α with a search batch, until they settle."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        objective: Objective,
+        step: WeightStep,
+        gate_step: GateStep,
+        *,
+        steps_per_pass: int,
+        tables_only: bool = False,
+    ) -> None:
+        super().__init__(recommender, objective, step, tables_only=tables_only)
+        self.gate_step = gate_step
+        self.gates_lr = gate_step.lr / steps_per_pass if gate_step.per == "pass" else gate_step.lr
+
+    def configure_optimizers(self) -> Any:
+        """Θ's optimizer and α's."""
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+        gates = kinds[self.gate_step.optimizer]([self._alpha()], lr=self.gates_lr)
+        return [super().configure_optimizers(), {"optimizer": gates}]
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+        """Lines 6 to 9."""
+        self.descend_weights(batch["train"])
+        self.descend_gates(batch["train"], batch["search"])
+
+    def descend_gates(self, train: Batch, search: Batch) -> None:
+        """α ← clip(α − η_α · norm(∇_α L_search(Θ − ξ ∇_Θ L_train, α)), 0, 1): lines 7 to 9."""
+        gradient = hypergradient(
+            self.recommender,
+            train=train,
+            held_out=search,
+            train_loss=self.training_loss,
+            held_out_loss=self.held_out_loss,
+            xi=self.gate_step.xi,
+            reduce=self._sum_over_ranks,
+        )
+        self._alpha().grad = self._penalised(gradient)
+        # the raw optimizer: through Lightning's wrapper every batch would count as two steps
+        self.optimizers(use_pl_optimizer=False)[1].step()  # type: ignore[index]
+        self._selection().clip()
+
+    def held_out_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """L_val: the task's loss alone, this rank's share."""
+        loss = self.objective.task.loss(prediction.logits, batch.label, batch.global_size)
+        self.add_up("search/loss", loss)
+        return loss
+
+    def _penalised(self, gradient: Tensor) -> Tensor:
+        """Equation 8 with the L1 penalty on α, whose gradient is +penalty as α ≥ 0."""
+        if self.gate_step.penalty_stage == "raw":
+            return normalise(gradient + self.gate_step.penalty, self.gate_step.epsilon)
+        return normalise(gradient, self.gate_step.epsilon) + self.gate_step.penalty
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        # by hand: DDP's hooks run on backward(), not on autograd.grad()
+        reduced = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
+
+    def _selection(self) -> Any:
+        return self.recommender.selection
+
+    def _alpha(self) -> torch.nn.Parameter:
+        return self._selection().gates

@@ -1,0 +1,89 @@
+"""Embed, select, interact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dnis_lightning.interaction.fm import FM
+from dnis_lightning.recommender import FeatureSpace, Recommender
+from tests.conftest import random_batch
+
+OFFSETS = (0, 4, 9, 12)
+
+
+def test_forward_is_equations_4_and_2_by_loops(small_fm: Recommender, rng: np.random.Generator) -> None:
+    batch = random_batch(rng, OFFSETS, 5, values=True)
+    E, α = small_fm.table.weight.detach().numpy(), small_fm.gates.detach().numpy()
+    w, block_of = small_fm.first_order.weight.detach().numpy()[:, 0], small_fm.selection.block_of.numpy()
+    for b in range(5):
+        ids, x = batch.ids[b].tolist(), batch.values[b].tolist()
+        rows = [E[i] * α[block_of[i]] * v for i, v in zip(ids, x, strict=True)]
+        pairs = sum(float(rows[f] @ rows[g]) for f in range(3) for g in range(f))
+        linear = sum(float(w[i]) * v for i, v in zip(ids, x, strict=True))
+        assert float(small_fm(batch).logits[b]) == pytest.approx(0.3 + linear + pairs)
+
+
+def test_merging_changes_no_prediction(small_fm: Recommender, rng: np.random.Generator) -> None:
+    batch = random_batch(rng, OFFSETS, 20)
+    before = small_fm(batch).logits
+    small_fm.keep(small_fm.merged_table(), None)
+    assert small_fm.gates is None
+    assert torch.allclose(small_fm(batch).logits, before)
+
+
+def test_masked_entries_stay_zero_while_training(small_fm: Recommender, rng: np.random.Generator) -> None:
+    mask = torch.from_numpy(rng.random((12, 4)) < 0.5)
+    small_fm.keep(small_fm.merged_table(), mask)
+    optimizer = torch.optim.Adam(small_fm.parameters(), lr=0.1)
+    before = small_fm.table.weight.detach().clone()
+    for _ in range(5):
+        optimizer.zero_grad()
+        small_fm(random_batch(rng, OFFSETS, 30)).logits.square().sum().backward()
+        optimizer.step()
+    small_fm.fill_unseen()
+    assert (small_fm.table.weight[~mask] == 0).all()
+    assert not torch.equal(small_fm.table.weight[mask], before[mask])
+
+
+def test_unseen_features_get_the_mean_of_their_field() -> None:
+    model = Recommender(FeatureSpace((0, 4, 9), unseen=(0, 4)), FM(), dims=2)
+    model.first_order.weight.data.normal_()
+    model.fill_unseen()
+    weight, terms = model.table.weight.detach(), model.first_order.weight.detach()
+    assert torch.allclose(weight[0], weight[1:4].mean(0))
+    assert torch.allclose(weight[4], weight[5:9].mean(0))
+    assert torch.allclose(terms[4], terms[5:9].mean(0))
+
+
+def test_a_field_without_features_keeps_what_it_has() -> None:
+    model = Recommender(FeatureSpace((0, 1, 3), unseen=(0,)), FM(), dims=2)
+    before = model.table.weight.detach().clone()
+    model.fill_unseen()
+    assert torch.equal(model.table.weight, before)
+
+
+def test_no_dimensions_leave_biases_alone(rng: np.random.Generator) -> None:
+    model = Recommender(FeatureSpace(OFFSETS), FM(), dims=0, global_bias=2.0)
+    model.first_order.weight.data.normal_()
+    batch = random_batch(rng, OFFSETS, 6)
+    expected = 2 + model.first_order.weight[batch.ids].squeeze(-1).sum(1)
+    assert torch.allclose(model(batch).logits, expected)
+
+
+def test_weights_round_trip_with_their_mask(small_fm: Recommender, rng: np.random.Generator) -> None:
+    small_fm.keep(small_fm.merged_table(), torch.from_numpy(rng.random((12, 4)) < 0.5))
+    weights = small_fm.weights()
+    other = Recommender(FeatureSpace(OFFSETS), FM(), dims=4).double()
+    other.load_weights(weights)
+    batch = random_batch(rng, OFFSETS, 6)
+    assert torch.equal(other(batch).logits, small_fm(batch).logits)
+    small_fm.table.weight.data.zero_()
+    assert not torch.equal(weights["table.weight"], small_fm.table.weight), "weights() is a copy"
+
+
+def test_two_tables_make_rows_and_gates_twice_as_wide() -> None:
+    interaction = FM()
+    interaction.tables = 2
+    assert Recommender(FeatureSpace(OFFSETS), interaction, dims=4).table.weight.shape == (12, 8)

@@ -1,0 +1,61 @@
+"""Losses and metrics against other libraries and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata
+
+from dnis_lightning.errors import DataError
+from dnis_lightning.tasks import ClickThrough, Objective, Rating
+
+
+def test_rating_is_squared_error(rng: np.random.Generator) -> None:
+    logits, label = rng.normal(size=50), rng.normal(size=50)
+    metrics = Rating().metrics()
+    for half in (slice(0, 20), slice(20, 50)):
+        metrics.update(torch.from_numpy(logits[half]), torch.from_numpy(label[half]))
+    expected = float(np.mean((logits - label) ** 2))
+    assert float(metrics.compute()["mse"]) == pytest.approx(expected, rel=1e-12)
+    assert float(Rating().loss(torch.from_numpy(logits), torch.from_numpy(label))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_click_metrics_are_auc_and_logloss(rng: np.random.Generator) -> None:
+    logits = rng.normal(size=200).round(1)  # rounded: ties count half
+    label = (rng.random(200) < 0.3).astype(float)
+    metrics = ClickThrough().metrics()
+    for half in (slice(0, 77), slice(77, 200)):
+        metrics.update(torch.from_numpy(logits[half]).float(), torch.from_numpy(label[half]).float())
+    values = metrics.compute()
+    clicks = label.sum()
+    ranks = rankdata(logits.astype(np.float32))
+    auc = (ranks[label == 1].sum() - clicks * (clicks + 1) / 2) / (clicks * (200 - clicks))
+    p = 1 / (1 + np.exp(-logits))
+    assert float(values["auc"]) == pytest.approx(auc, abs=1e-6)
+    assert float(values["logloss"]) == pytest.approx(
+        -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p)), rel=1e-6
+    )
+
+
+def test_shares_of_the_loss_add_up() -> None:
+    logits, label = torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3)
+    parts = [Rating().loss(logits[r::2], label[r::2], rows=3) for r in (0, 1)]
+    assert float(sum(parts)) == pytest.approx(float(Rating().loss(logits, label)))
+
+
+def test_base_logit_is_the_best_constant() -> None:
+    assert Rating().base_logit(3.5) == 3.5
+    assert ClickThrough().base_logit(0.25) == pytest.approx(np.log(0.25 / 0.75))
+    with pytest.raises(DataError, match=r"data\.task=ctr"):
+        ClickThrough().base_logit(3.5)
+
+
+def test_l2_counts_each_occurrence(rng: np.random.Generator) -> None:
+    rows, terms = torch.from_numpy(rng.normal(size=(5, 2, 3))), torch.from_numpy(rng.normal(size=(5, 2)))
+    logits, label = torch.from_numpy(rng.normal(size=5)), torch.zeros(5, dtype=torch.float64)
+    by_loops = sum(
+        float(logits[b]) ** 2 + 0.1 * float((rows[b] ** 2).sum()) + 0.3 * float((terms[b] ** 2).sum()) for b in range(5)
+    )
+    value = Objective(Rating(), l2=0.1, l2_bias=0.3)(logits, label, rows, terms, 5)
+    assert float(value) == pytest.approx(by_loops / 5)
