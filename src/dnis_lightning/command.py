@@ -30,7 +30,7 @@ def execute() -> int:
     except UserError as fault:
         return _fail(str(fault))
     except (HydraException, OmegaConfBaseException) as fault:
-        return _fail(reword(str(fault)))
+        return _fail(reword(_message(fault)))
     except KeyboardInterrupt:
         return _fail("interrupted; resume=auto goes on from the last checkpoint", 130)
     return 0
@@ -130,6 +130,12 @@ def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictCon
 
 def _kind(settings: Settings) -> str:
     return f"{settings.data.name}-{settings.model.name}-{settings.search.name}"
+
+
+def _message(fault: BaseException) -> str:
+    """What an error says, or where it says nothing, what its cause says."""
+    cause = fault.__cause__ or fault.__context__
+    return str(fault) or (_message(cause) if cause else type(fault).__name__)
 
 
 def _fail(message: str, code: int = 1) -> int:

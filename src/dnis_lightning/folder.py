@@ -112,6 +112,7 @@ def logging_to(folder: RunFolder) -> Iterator[None]:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes on devices and plans
     try:
         yield
     finally:

@@ -37,7 +37,6 @@ from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.journal import Journal
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
-from dnis_lightning.training.wandb_panels import WandbPanels, finish, log_dims, log_figures
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Run:
             batch_size=self.settings.data.batch_size,
             seed=self.settings.seed,
             on_row=self._on_row,
-            callbacks=[WandbPanels()] if self.logger else [],
+            callbacks=_panels(self.logger),
             logger=self.logger,
         )
 
@@ -246,9 +245,8 @@ class Run:
             self.prepared.vocabulary.frequency,
             self.blueprint.dims,
         )
-        for name, counts in dims.items():
-            log_dims(self.logger, counts, name)
-        log_figures(self.logger, self.folder.figures)
+        if self.logger:
+            _log_pictures(self.logger, dims, self.folder.figures)
         self.folder.write_json("result.json", result)
 
     def _write_dims(self, cuts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -266,7 +264,7 @@ class Run:
                 "dims": int(first[i]),
             }
             | {column: int(counts[i]) for column, counts in more.items()}
-            for i, (name, raw) in enumerate(vocabulary.names())
+            for i, (name, raw) in enumerate(vocabulary.names(self.prepared.dataset))
         ]
         self.folder.write_rows("dims.csv", rows)
         return dims
@@ -292,7 +290,8 @@ def start(
         try:
             return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
         finally:
-            finish(logger)
+            if logger:
+                _finish(logger)
 
 
 def make_logger(config: DictConfig, settings: Settings, folder: RunFolder) -> Any:
@@ -320,6 +319,28 @@ def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
     model = blueprint.build(gated="selection.gates" in weights)
     model.load_weights(weights)
     return model.eval()
+
+
+def _panels(logger: Any) -> list[L.Callback]:
+    if not logger:
+        return []
+    from dnis_lightning.training.wandb_panels import WandbPanels  # wandb takes a second to load, and most runs do without
+
+    return [WandbPanels()]
+
+
+def _log_pictures(logger: Any, dims: Mapping[str, np.ndarray], figures: Path) -> None:
+    from dnis_lightning.training.wandb_panels import log_dims, log_figures
+
+    for name, counts in dims.items():
+        log_dims(logger, counts, name)
+    log_figures(logger, figures)
+
+
+def _finish(logger: Any) -> None:
+    from dnis_lightning.training.wandb_panels import finish
+
+    finish(logger)
 
 
 def _trainer_options(settings: Settings) -> TrainerOptions:

@@ -133,10 +133,7 @@ class FitModule(L.LightningModule):
         if self.step.plateau_patience is None:
             return {"optimizer": optimizer}
         schedule = ReduceLROnPlateau(optimizer, factor=self.step.plateau_factor, patience=self.step.plateau_patience)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "monitor": f"select/{self.objective.task.monitor}"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def _choose_trainable(self, tables_only: bool) -> None:
         tables = {id(parameter) for parameter in self.recommender.tables()}

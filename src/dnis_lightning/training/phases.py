@@ -77,7 +77,7 @@ class PhaseRunner:
         started = time.perf_counter()
         data = self._data(name, phase)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*number of training batches.*", module="lightning")
+            warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
             trainer.fit(self._module(phase, model, data), data, ckpt_path=str(self.journal.path) if resumes else None)
         model.to("cpu")
         if trainer.interrupted:

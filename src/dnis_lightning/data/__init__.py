@@ -1,0 +1,1 @@
+"""Data: raw files in, batches of encoded rows out."""
