@@ -104,7 +104,9 @@ def prepare_data(settings: Settings) -> Prepared:
     """Encode or open the data, and its split and vocabulary."""
     data = settings.data
     source = instantiate(data.source)
-    return prepare(source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count, task=data.task)
+    return prepare(
+        source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count
+    )
 
 
 def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Blueprint:

@@ -25,15 +25,22 @@ from dnis_lightning.paths import config_dir, expand
 def execute() -> int:
     """Run what the command line says; the exit code. A user's mistake is one sentence on standard error."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the rewording is ours
+    faults: list[str] = []
+
+    def task(config: DictConfig) -> str | None:
+        try:
+            return job(config)
+        except UserError as fault:  # kept from Hydra, which would print a preface, and stop a sweep at the first
+            faults.append(_of_which_job(str(fault)))
+            return None
+
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
-    except UserError as fault:
-        return _fail(str(fault))
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as fault:
-        return _fail(reword(_message(fault)))
+        faults.append(reword(_message(fault)))
     except KeyboardInterrupt:
         return _fail("interrupted; resume=auto goes on from the last checkpoint", 130)
-    return 0
+    return _fail("\n".join(faults)) if faults else 0
 
 
 def job(config: DictConfig) -> str:
@@ -54,7 +61,8 @@ def job(config: DictConfig) -> str:
     if folder is not None and folder.finished():
         print(f"already finished: {folder.path}", file=sys.stderr)
         return str(folder.path)
-    return _run(config, settings, folder, int(hydra_config.job.num) if many else 0)
+    sweep = Path(hydra_config.sweep.dir).name if many else None
+    return _run(config, settings, folder, int(hydra_config.job.num) if many else 0, sweep)
 
 
 def reword(message: str) -> str:
@@ -74,7 +82,7 @@ def reword(message: str) -> str:
     return text
 
 
-def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, job_number: int) -> str:
+def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, number: int, sweep: str | None) -> str:
     from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
     from dnis_lightning.run import start
 
@@ -84,11 +92,11 @@ def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, job_n
     if folder is None:
         trial = settings.search.trial
         suffix = f"s{settings.seed}" + ("" if trial is None else f"-t{trial}")
-        folder = new_folder(expand(settings.output_dir), _kind(settings), job_number, suffix)
+        folder = new_folder(expand(settings.output_dir), _kind(settings), number, suffix)
         os.environ[SHARED_FOLDER] = str(folder.path)
     seconds = time.perf_counter() - began
     command = shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])
-    start(config, settings, folder, prepared, prepare_seconds=seconds, command=command)
+    start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep)
     if is_rank_zero():
         print(folder.path)
     return str(folder.path)
@@ -114,7 +122,7 @@ def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictCon
 
     Raises RunError when the folder holds none, ConfigError when the command line asks for something else besides.
     """
-    others = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
+    others = [override for override in overrides if not override.startswith(("resume=", "output_dir=", "data.cache="))]
     if others:
         raise ConfigError(f"resume={given}: a run goes on with its own configuration; drop {' '.join(others)}")
     try:
@@ -130,6 +138,14 @@ def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictCon
 
 def _kind(settings: Settings) -> str:
     return f"{settings.data.name}-{settings.model.name}-{settings.search.name}"
+
+
+def _of_which_job(message: str) -> str:
+    """The message, under -m with the job it is of."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return message
+    return f"job {hydra_config.job.num} ({hydra_config.job.override_dirname.replace(',', ' ')}): {message}"
 
 
 def _message(fault: BaseException) -> str:

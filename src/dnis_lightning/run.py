@@ -37,6 +37,7 @@ from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.journal import Journal
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
+from dnis_lightning.training.wandb_panels import WandbPanels, finish, log_dims, log_figures
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Run:
             batch_size=self.settings.data.batch_size,
             seed=self.settings.seed,
             on_row=self._on_row,
-            callbacks=_panels(self.logger),
+            callbacks=[WandbPanels()],
             logger=self.logger,
         )
 
@@ -115,7 +116,8 @@ class Run:
 
     def _trial(self, trial: Trial) -> tuple[Recommender, dict[str, Any]]:
         model = build.trial_model(self.blueprint, trial, self.settings.seed)
-        facts = [self.phases.fit(f"{trial.name}/{phase.name}", phase, model) for phase in trial.phases]
+        start = model.weights()
+        facts = [self.phases.fit(f"{trial.name}/{phase.name}", phase, model, start=start) for phase in trial.phases]
         metrics = self._evaluate(model, "select")
         return model, {**metrics, "seconds": sum(f["seconds"] for f in facts), "epochs": [f["epochs"] for f in facts]}
 
@@ -245,8 +247,9 @@ class Run:
             self.prepared.vocabulary.frequency,
             self.blueprint.dims,
         )
-        if self.logger:
-            _log_pictures(self.logger, dims, self.folder.figures)
+        for name, counts in dims.items():
+            log_dims(self.logger, counts, name)
+        log_figures(self.logger, self.folder.figures)
         self.folder.write_json("result.json", result)
 
     def _write_dims(self, cuts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -264,7 +267,7 @@ class Run:
                 "dims": int(first[i]),
             }
             | {column: int(counts[i]) for column, counts in more.items()}
-            for i, (name, raw) in enumerate(vocabulary.names(self.prepared.dataset))
+            for i, (name, raw) in enumerate(vocabulary.names())
         ]
         self.folder.write_rows("dims.csv", rows)
         return dims
@@ -278,27 +281,32 @@ def start(
     *,
     prepare_seconds: float,
     command: str,
+    sweep: str | None = None,
 ) -> dict[str, Any]:
-    """Run a job in its folder: config.yaml first, result.json last. Returns the result."""
+    """Run a job in its folder: config.yaml first, result.json last; sweep: the name of the sweep it is of.
+
+    Returns the result.
+    """
     if settings.trainer.threads is not None:
         torch.set_num_threads(settings.trainer.threads)
     if is_rank_zero():
         folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
         folder.write_text("fingerprint", fingerprint(config) + "\n")
     with logging_to(folder):
-        logger = make_logger(config, settings, folder)
+        logger = make_logger(config, settings, folder, sweep)
         try:
             return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
         finally:
-            if logger:
-                _finish(logger)
+            finish(logger)
 
 
-def make_logger(config: DictConfig, settings: Settings, folder: RunFolder) -> Any:
-    """The logger of the group `logger`, or False: metrics.csv is written in any case."""
-    if settings.logger.node is None or not is_rank_zero():
+def make_logger(config: DictConfig, settings: Settings, folder: RunFolder, sweep: str | None = None) -> Any:
+    """The logger of the group `logger`, or False: metrics.csv is written in any case. Jobs of a sweep share a group."""
+    node = settings.logger.node
+    if node is None or not is_rank_zero():
         return False
-    logger = instantiate(settings.logger.node, save_dir=str(folder.path))
+    group = {"group": sweep} if sweep is not None and node.get("group", "") is None else {}
+    logger = instantiate(node, save_dir=str(folder.path), **group)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     return logger
 
@@ -319,28 +327,6 @@ def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
     model = blueprint.build(gated="selection.gates" in weights)
     model.load_weights(weights)
     return model.eval()
-
-
-def _panels(logger: Any) -> list[L.Callback]:
-    if not logger:
-        return []
-    from dnis_lightning.training.wandb_panels import WandbPanels  # wandb takes a second to load, and most runs do without
-
-    return [WandbPanels()]
-
-
-def _log_pictures(logger: Any, dims: Mapping[str, np.ndarray], figures: Path) -> None:
-    from dnis_lightning.training.wandb_panels import log_dims, log_figures
-
-    for name, counts in dims.items():
-        log_dims(logger, counts, name)
-    log_figures(logger, figures)
-
-
-def _finish(logger: Any) -> None:
-    from dnis_lightning.training.wandb_panels import finish
-
-    finish(logger)
 
 
 def _trainer_options(settings: Settings) -> TrainerOptions:

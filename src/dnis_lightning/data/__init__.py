@@ -1,1 +1,1 @@
-"""Data: raw files in, batches of encoded rows out."""
+"""From raw files to batches: sources, the encoded store, splits, the train vocabulary, the loader."""

@@ -1,92 +1,131 @@
-"""The Criteo Kaggle display-advertising log as it comes: label, I1–I13, C1–C26, separated by tabs."""
+"""The Criteo display-advertising log: a click, 13 numbers I1 … I13 and 26 categories C1 … C26, tab-separated."""
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
-from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import TextTable, identity_of
+from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 
-INTEGERS = tuple(f"I{number}" for number in range(1, 14))
-CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
+READER = 1
+NUMBERS = tuple(f"I{i}" for i in range(1, 14))
+CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+_COLUMNS = ("label", *NUMBERS, *CATEGORIES)
 
 
 class Criteo:
-    """Clicks with 13 numeric and 26 categorical fields; an empty category is a raw id of its own.
+    """Clicks with 39 fields; an empty column is missing, which is a feature of its own in each field.
 
-    numeric: `scalar`, where a number x multiplies its field's embedding as ln(1 + max(x, 0)) / 4 (counts with long tails:
-    the scaled values are mostly within 0 … 2); or `log2`, where x becomes the category ⌊ln(x)²⌋ for x > 2 and x itself
-    below, the discretisation of the challenge's winners.
-    path: the file, or None for `train.txt` in root/criteo or root.
+    root: `criteo/train.txt` or `train.txt` is looked for there. path: the file itself, instead.
+    numeric: what becomes of I1 … I13. `scalar`: numeric fields with the value sign(x)·log(1 + |x|) / 4 (counts from 0
+    to millions, some of them −1 to −3, become numbers of order one). `log2`: categorical fields with the categories
+    ⌊log(x)²⌋ for x > 2 and ⌊x⌋ (as text) below: the field's usual buckets.
     """
 
     name = "criteo"
-    task = "ctr"
+    task: TaskName = "ctr"
     user_field = None
 
-    def __init__(self, root: str, path: str | None = None, numeric: Literal["scalar", "log2"] = "scalar") -> None:
-        self.root, self.path, self.numeric = expand(root), path, numeric
+    def __init__(self, root: str = ".", path: str | None = None, numeric: Literal["scalar", "log2"] = "scalar") -> None:
+        self.root, self.path, self.numeric = root, path, numeric
         kind: Literal["numeric", "categorical"] = "numeric" if numeric == "scalar" else "categorical"
-        self.fields = (*(Field(name, kind) for name in INTEGERS), *(Field(name) for name in CATEGORIES))
+        numbers = tuple(Field(name, kind) for name in NUMBERS)
+        self.fields = numbers + tuple(Field(name, "categorical") for name in CATEGORIES)
 
     def identity(self) -> dict[str, Any]:
-        """Version of this reader, its options, and the version of the file."""
-        return {"reader": 1, "numeric": self.numeric, **identity_of(self._place(), None)}
+        """See `Source`."""
+        return {"reader": READER, "numeric": self.numeric, **self._file().identity()}
 
     def chunks(self) -> Iterator[Chunk]:
-        """The rows in the file's order.
+        """See `Source`."""
+        file = self._file()
+        for block in file.blocks():
+            check_columns(file, block, b"\t", len(_COLUMNS), f"Criteo has {len(_COLUMNS)} (label, I1–I13, C1–C26)")
+            frame = _parse(file, block)
+            yield Chunk(self._columns(frame), _labels(file, block, frame), None, block.done)
 
-        Raises DataError naming file and line for a wrong number of columns, a label other than 0 or 1, and an integer
-        field that is no number.
-        """
-        table = TextTable(self._place(), "\t", 40, "Criteo rows")
-        for line, frame in table.frames():
-            columns = {name: self._number(table, frame[i], line, name) for i, name in enumerate(INTEGERS, 1)}
-            columns |= {name: frame[i].to_numpy() for i, name in enumerate(CATEGORIES, 14)}
-            yield Chunk(columns, _labels(table, frame[0], line))
+    def _columns(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        treat = scaled if self.numeric == "scalar" else buckets
+        columns = {name: treat(frame[name].to_numpy()) for name in NUMBERS}
+        return columns | {name: frame[name].to_numpy() for name in CATEGORIES}
 
-    def _number(self, table: TextTable, column: Any, line: int, name: str) -> np.ndarray:
-        numbers = table.numbers(column, line, name, missing=True)
-        return scaled(numbers) if self.numeric == "scalar" else bucketed(numbers)
-
-    def _place(self) -> Path:
+    def _file(self) -> TextFile:
         if self.path is not None:
-            return expand(self.path)
-        places = [self.root / "criteo" / "train.txt", self.root / "train.txt"]
+            return TextFile(expand(self.path))
+        places = [expand(self.root) / "criteo" / "train.txt", expand(self.root) / "train.txt"]
         for place in places:
-            if place.exists():
-                return place
+            if place.is_file():
+                return TextFile(place)
         raise DataError(
-            f"{places[0]}: there is no such file; its licence forbids that we fetch it: get the Kaggle display-advertising "
-            "data from Criteo and put train.txt there, or name it with data.path="
+            f"{places[0]}: not there, nor {places[1]}; its licence forbids a download from here: get train.txt of the "
+            "Kaggle display-advertising challenge from Criteo and put it there, or name it with data.path="
         )
 
 
-def scaled(numbers: np.ndarray) -> np.ndarray:
-    """ln(1 + max(x, 0)) / 4; missing stays NaN."""
-    return np.log1p(np.maximum(numbers, 0)) / np.float32(4)
+def scaled(x: np.ndarray) -> np.ndarray:
+    """sign(x)·log(1 + |x|) / 4, float32; NaN stays NaN."""
+    return (np.sign(x) * np.log1p(np.abs(x)) / 4).astype(np.float32)
 
 
-def bucketed(numbers: np.ndarray) -> np.ndarray:
-    """Raw ids (text) of the buckets ⌊ln(x)²⌋ for x > 2, of x itself below, and "" for missing."""
-    large = np.log(np.maximum(numbers, 1).astype(np.float64)) ** 2
-    bucket = np.where(numbers > 2, np.floor(large), numbers)
-    codes, known = np.nan_to_num(bucket).astype(np.int64), ~np.isnan(numbers)
-    names = np.where(numbers > 2, "log2:", "").astype(object) + codes.astype(str).astype(object)
-    return np.where(known, names, "")
+def buckets(x: np.ndarray) -> np.ndarray:
+    """⌊log(x)²⌋ for x > 2, ⌊x⌋ toward zero below, as text; "" for NaN."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        number = np.where(x > 2, np.floor(np.log(x) ** 2), np.trunc(x))
+    values, place = np.unique(np.where(np.isnan(x), np.inf, number), return_inverse=True)
+    names = np.array(["" if np.isinf(value) else str(int(value)) for value in values], dtype=object)
+    return names[place]
 
 
-def _labels(table: TextTable, column: Any, line: int) -> np.ndarray:
-    wrong = ~column.isin(["0", "1"]).to_numpy()
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise table.fault(
-            line + at, f"the label is {column.iloc[at]!r}", "it should be 0 or 1", "is this the labelled file?"
+def _parse(file: TextFile, block: Block) -> pd.DataFrame:
+    types: dict[str, Any] = dict.fromkeys(_COLUMNS[:14], np.float64) | dict.fromkeys(CATEGORIES, object)
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(block.text),
+            sep="\t",
+            names=list(_COLUMNS),
+            header=None,
+            dtype=types,
+            engine="c",
+            quoting=3,
+            keep_default_na=False,
+            na_values={name: [""] for name in _COLUMNS[:14]},
+            skip_blank_lines=False,
+            index_col=False,
+            encoding_errors="backslashreplace",
         )
-    return (column == "1").to_numpy(np.float32)
+    except ValueError as fault:
+        raise _fault(file, block) from fault
+    if np.isinf(frame[list(_COLUMNS[:14])].to_numpy()).any():
+        raise _fault(file, block)
+    return frame
+
+
+def _labels(file: TextFile, block: Block, frame: pd.DataFrame) -> np.ndarray:
+    label = frame["label"].to_numpy(dtype=np.float32)
+    wrong = np.flatnonzero(~np.isin(label, (0, 1)))
+    if len(wrong):
+        number, line = next(itertools.islice(numbered_lines(block), int(wrong[0]), None))
+        found = line.split("\t")[0]
+        raise DataError(
+            f"{file.where(number)}: label is {found!r}, expected 0 or 1; is this train.txt (test.txt has no labels)?"
+        )
+    return label
+
+
+def _fault(file: TextFile, block: Block) -> DataError:
+    """The first line in which a number is none."""
+    for number, line in numbered_lines(block):
+        for name, text in zip(_COLUMNS[:14], line.split("\t"), strict=False):
+            if text and not is_number(text):
+                return DataError(
+                    f"{file.where(number)}: {name} is {text!r}, expected a number; mend or remove this line"
+                )
+    return DataError(f"{file.where(block.first)}: some of these lines cannot be read; is the file whole?")

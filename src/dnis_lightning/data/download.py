@@ -1,91 +1,92 @@
-"""Downloads with a progress bar, a checksum, several mirrors, and resumption."""
+"""Downloads that resume, try mirrors in turn and check what came."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
+import requests
 from tqdm import tqdm
 
 from dnis_lightning.errors import DataError
 
-_BLOCK = 2**18
+_CHUNK_BYTES = 1 << 16
+_TIMEOUT = (10, 60)
+"""Seconds to connect, and to wait for the next bytes."""
 
 
-def fetch(target: Path, mirrors: Sequence[str], md5: str | None, or_else: str = "") -> Path:
-    """Download a file from the first mirror that gives it whole; returns `target`.
+def fetch(name: str, mirrors: Sequence[str], checksum: str | None, to: Path) -> Path:
+    """Download a file to `to` and return that path; an interrupted download goes on where it stopped.
 
-    What has come so far lies beside it as `.part`; the next call goes on from there if the server can, else starts over.
-    Raises DataError when no mirror gives it, saying where to put the file by hand; or_else ends that sentence.
+    mirrors: addresses, tried in turn. checksum: "md5:…" or another algorithm of hashlib; None = not checked.
+    Raises DataError when no mirror has it: one sentence that says what was tried and where to put it by hand.
     """
+    part = to.with_name(to.name + ".part")
     faults = []
-    for url in mirrors:
+    for address in mirrors:
         try:
-            return _fetch_from(url, target, md5)
-        except (OSError, HTTPException, _WrongChecksum) as fault:
-            faults.append(f"{url}: {_reason(fault)}")
-    tried = "; ".join(faults) or "no mirror is known"
-    raise DataError(
-        f"{target} is not there and cannot be downloaded ({tried}); put the file there by hand {or_else}".rstrip()
-    )
+            to.parent.mkdir(parents=True, exist_ok=True)
+            _download(name, address, part, checksum)
+            part.replace(to)
+            return to
+        except requests.RequestException as fault:
+            faults.append(f"{address}: {_short(fault)}")
+        except OSError as fault:
+            raise DataError(f"{part}: cannot be written ({fault.strerror}); choose another data.root=") from fault
+    tried = "; ".join(faults) or "no address is known"
+    raise DataError(f"{name} is neither at {to} nor could it be downloaded ({tried}); put the file there by hand")
 
 
-class _WrongChecksum(Exception):
-    pass
+class _WrongContentError(requests.RequestException):
+    """What came is not what was promised."""
 
 
-def _fetch_from(url: str, target: Path, md5: str | None) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _receive(url, part)
-    found = _md5_of(part)
-    if md5 is not None and found != md5:
+def _download(name: str, address: str, part: Path, checksum: str | None) -> None:
+    """Fill `part` from one address, from where it ends if the server can, and check it."""
+    there = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
+    with requests.get(address, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+        too_long = there and answer.status_code == requests.codes.requested_range_not_satisfiable
+        if not too_long:
+            answer.raise_for_status()
+            _write(name, answer, part, there if answer.status_code == requests.codes.partial_content else 0)
+    wrong = "it is shorter than what is there" if too_long else _wrong(part, checksum)
+    if wrong:
         part.unlink()
-        raise _WrongChecksum(f"checksum {found} instead of {md5}")
-    os.replace(part, target)
-    return target
+        if not there:
+            raise _WrongContentError(wrong)
+        _download(name, address, part, checksum)  # what was there may have been the beginning of another file
 
 
-def _receive(url: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        response = _ask(url, have)
-    except urllib.error.HTTPError as fault:
-        if fault.code != 416:  # the part is not a beginning of this file
-            raise
-        part.unlink()
-        response, have = _ask(url, 0), 0
-    with response:
-        if response.status != 206:
-            have = 0
-        length = response.headers.get("Content-Length")
-        whole = None if length is None else have + int(length)
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(total=whole, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
-        ):
-            while block := response.read(_BLOCK):
-                file.write(block)
-                bar.update(len(block))
-    if whole is not None and part.stat().st_size < whole:
-        raise ConnectionError(f"the connection ended after {part.stat().st_size} of {whole} bytes")
+def _write(name: str, answer: requests.Response, part: Path, there: int) -> None:
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else there + int(length)
+    bar = tqdm(desc=f"downloading {name}", total=total, initial=there, unit="B", unit_scale=True, disable=None)
+    with bar, part.open("ab" if there else "wb") as file:
+        for data in answer.iter_content(_CHUNK_BYTES):
+            file.write(data)
+            bar.update(len(data))
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise requests.ConnectionError(f"the connection broke after {size} of {total} bytes")
 
 
-def _ask(url: str, have: int) -> HTTPResponse:
-    headers = {"User-Agent": "dnis-lightning"} | ({"Range": f"bytes={have}-"} if have else {})
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30)
-
-
-def _md5_of(path: Path) -> str:
+def _wrong(path: Path, checksum: str | None) -> str:
+    """What is wrong with a file, or nothing."""
+    if checksum is None:
+        return ""
+    algorithm, _, expected = checksum.rpartition(":")
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        found = hashlib.file_digest(file, algorithm or "md5").hexdigest()
+    return "" if found == expected.lower() else f"its checksum is {found}, expected {expected}"
 
 
-def _reason(fault: Exception) -> str:
-    reason = getattr(fault, "reason", None)
-    return str(reason or fault) or type(fault).__name__
+def _short(fault: requests.RequestException) -> str:
+    """One line of what may be a long chain of causes."""
+    if isinstance(fault, requests.HTTPError) and fault.response is not None:
+        return f"HTTP {fault.response.status_code}"
+    if isinstance(fault, requests.Timeout):
+        return "no answer in time"
+    text = str(fault)
+    return "no connection" if "Max retries" in text or not text else text.splitlines()[0][:120]

@@ -1,4 +1,4 @@
-"""Batches sliced from memory-mapped arrays, with an exact position."""
+"""Batches straight from the memory-mapped arrays, at an exact position, for one rank of many."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import TrainVocabulary
+from dnis_lightning.errors import RunError
 
 
 class Loader:
-    """Iterates over rows of a data set, a global batch at a time; rank r of W takes rows r::W of each.
+    """An iterable of batches over some rows; each iteration is a pass, in an order of its own if shuffled.
 
-    Every `iter()` begins the next pass, shuffled by (seed, pass) or in order. The state taken after a batch, given to a
-    new loader, makes its next `iter()` go on with the batch after it. Only the indices of a pass are held in memory.
+    rows (R,): row numbers of the data set. batch_size: rows of the *global* batch, of which rank r of `world` takes the
+    rows r, r + world, … (none, if the last batch is that small). seed and the number of the pass give the order.
     """
 
     def __init__(
@@ -31,50 +32,67 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.dataset, self.vocabulary, self.rows = dataset, vocabulary, rows
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world = rank, world
-        self._pass, self._position, self._resumed = -1, 0, False
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self._pass, self._position, self._restored = 0, 0, False
+        # plain views: indexing a memmap object costs more than indexing its array
+        self._codes, self._label = np.asarray(dataset.codes), np.asarray(dataset.label)
+        self._values = None if dataset.values is None else np.asarray(dataset.values)
 
     def __len__(self) -> int:
         """Global batches in a pass, the same on every rank."""
-        return -(-len(self.rows) // self.batch_size)
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._resumed:
-            self._resumed = False
-        else:
-            self._pass, self._position = self._pass + 1, 0
-        return self._batches(self._order())
+        """The batches of the next pass, or what is left of the pass that `load_state_dict` restored."""
+        if not self._restored and self._position:
+            self._pass, self._position = self._pass + 1, 0  # the last iteration was left before its end
+        self._restored = False
+        order = self._order()
+        for number in range(self._position, len(self)):
+            batch = self._batch(order, number)
+            self._position = number + 1
+            yield batch
+        self._pass, self._position = self._pass + 1, 0
+
+    def set_pass(self, number: int) -> None:
+        """Let the next iteration be pass `number`, from its start."""
+        self._pass, self._position, self._restored = number, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The pass and how many of its batches were handed out."""
-        return {"pass": self._pass, "position": self._position}
+        """Where the loader stands: its pass and how many of its batches were handed out."""
+        return {"pass": self._pass, "position": self._position, **self._settings()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there at the next `iter()`."""
-        self._pass, self._position = state_dict["pass"], state_dict["position"]
-        self._resumed = self._pass >= 0
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on from there. Raises RunError if that was a loader of other rows or batches."""
+        other = {key: state[key] for key, value in self._settings().items() if state[key] != value}
+        if other:
+            now = {key: self._settings()[key] for key in other}
+            raise RunError(f"the checkpoint's loader had {other}, this has {now}; resume with the same configuration")
+        self._pass, self._position, self._restored = state["pass"], state["position"], True
+
+    def _settings(self) -> dict[str, Any]:
+        return {"rows": len(self.rows), "batch_size": self.batch_size, "shuffle": self.shuffle, "seed": self.seed}
 
     def _order(self) -> np.ndarray:
+        """(R,) the rows in the order of this pass."""
         if not self.shuffle:
             return self.rows
-        return self.rows[np.random.default_rng([self.seed, self._pass]).permutation(len(self.rows))]
+        rng = np.random.default_rng([self.seed, self._pass])
+        return rng.permutation(self.rows)
 
-    def _batches(self, order: np.ndarray) -> Iterator[Batch]:
-        while self._position < len(self):
-            start = self._position * self.batch_size
-            whole = order[start : start + self.batch_size]
-            self._position += 1
-            yield self._batch(whole[self.rank :: self.world], len(whole))
-
-    def _batch(self, rows: np.ndarray, total: int) -> Batch:
-        numbers = None if self.dataset.values is None else self.dataset.values[rows]
-        ids, values = self.vocabulary.encode(self.dataset.codes[rows], numbers)
+    def _batch(self, order: np.ndarray, number: int) -> Batch:
+        rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+        mine = rows[self.rank :: self.world]
+        values = None if self._values is None else self._values[mine]
+        ids, scale = self.vocabulary.encode(self._codes[mine], values)
         return Batch(
             torch.from_numpy(ids),
-            torch.from_numpy(self.dataset.label[rows]),
-            None if values is None else torch.from_numpy(values),
-            total=total,
+            torch.from_numpy(self._label[mine]),
+            None if scale is None else torch.from_numpy(scale),
+            total=len(rows),
         )

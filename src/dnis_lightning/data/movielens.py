@@ -1,83 +1,145 @@
-"""MovieLens ratings in GroupLens' own layouts, from a folder or from the zip as it is."""
+"""MovieLens ratings in GroupLens' own layouts, from a folder, from GroupLens' zip as it is, or downloaded."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from dnis_lightning.data.download import fetch
-from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import TextTable, identity_of
+from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
+from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 
 Version = Literal["100k", "1m", "20m", "25m", "32m", "latest", "latest-small"]
+READER = 1
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
+    """The ratings file of some versions: its name, what stands between columns, the first line if it is a header."""
+
     file: str
-    separator: str
-    header: bool
+    separator: bytes
+    header: bytes | None = None
 
 
-_TAB, _COLONS, _CSV = (
-    _Layout("u.data", "\t", False),
-    _Layout("ratings.dat", "::", False),
-    _Layout("ratings.csv", ",", True),
-)
-_LAYOUTS = {"100k": _TAB, "1m": _COLONS}
+_CSV = Layout("ratings.csv", b",", b"userId,movieId,rating,timestamp")
+_LAYOUTS = {"100k": Layout("u.data", b"\t"), "1m": Layout("ratings.dat", b"::")}
+_COLUMNS = ("user", "item", "rating", "timestamp")
 
 
 class MovieLens:
-    """Ratings with fields `user` and `item`; ids are kept as text.
+    """Ratings with the fields user and item; label = the rating, time = seconds.
 
-    version: which set; root: the folder that holds `ml-<version>/` or `ml-<version>.zip`, and where the zip is downloaded
-    to when neither is there. mirrors: addresses to download it from; md5: of the download, or None.
+    version: which data set; its folder and archive are called ml-<version>. root: where they are looked for and
+    downloaded to. mirrors: addresses of the archive, tried in turn. checksum: such as md5:…, of a download; archives
+    that are there already are used as they are.
     """
 
-    task = "rating"
-    fields = (Field("user"), Field("item"))
+    fields = (Field("user", "categorical"), Field("item", "categorical"))
+    task: TaskName = "rating"
     user_field = "user"
 
-    def __init__(self, version: Version, root: str, mirrors: Sequence[str] = (), md5: str | None = None) -> None:
-        self.version, self.root = version, expand(root)
-        self.mirrors, self.md5 = tuple(mirrors), md5
+    def __init__(self, version: Version, root: str, mirrors: Sequence[str] = (), checksum: str | None = None) -> None:
         self.name = f"movielens-{version}"
-        self.layout = _LAYOUTS.get(version, _CSV)
+        self.root, self.mirrors, self.checksum = root, tuple(mirrors), checksum
+        self._folder = f"ml-{version}"
+        self._layout = _LAYOUTS.get(version, _CSV)
 
     def identity(self) -> dict[str, Any]:
-        """Version of this reader, and of the file."""
-        return {"reader": 1, **identity_of(*self._place())}
+        """See `Source`; downloads the archive when neither folder nor archive is there."""
+        return {"reader": READER, **self._file().identity()}
 
     def chunks(self) -> Iterator[Chunk]:
-        """The ratings in the file's order.
+        """See `Source`."""
+        file = self._file()
+        for block in file.blocks():
+            block = self._without_header(file, block)
+            if block.text:
+                yield self._chunk(file, block)
 
-        Raises DataError naming file and line for anything but user, item, rating, time.
-        """
-        path, member = self._place()
-        table = TextTable(path, self.layout.separator, 4, "MovieLens ratings", member, self.layout.header)
-        for line, frame in table.frames():
-            yield Chunk(
-                {"user": frame[0].to_numpy(), "item": frame[1].to_numpy()},
-                table.numbers(frame[2], line, "the rating"),
-                _times(table, frame[3], line),
-            )
-
-    def _place(self) -> tuple[Path, str | None]:
-        """The file, or the archive and the member in it; downloads where there is neither."""
-        folder = f"ml-{self.version}"
-        unpacked, archive = self.root / folder / self.layout.file, self.root / f"{folder}.zip"
+    def _file(self) -> TextFile:
+        """The ratings file: unpacked, else in the archive, else downloaded."""
+        root = expand(self.root)
+        unpacked = root / self._folder / self._layout.file
         if unpacked.exists():
-            return unpacked, None
+            return TextFile(unpacked)
+        archive = root / f"{self._folder}.zip"
         if not archive.exists():
-            fetch(archive, self.mirrors, self.md5, f"or unpack it to {self.root / folder}")
-        return archive, f"{folder}/{self.layout.file}"
+            fetch(self.name, self.mirrors, self.checksum, archive)
+        return TextFile(archive, f"{self._folder}/{self._layout.file}")
+
+    def _without_header(self, file: TextFile, block: Block) -> Block:
+        header = self._layout.header
+        if header is None or block.first != 1:
+            return block
+        first, _, rest = block.text.partition(b"\n")
+        if first.strip() != header:
+            raise DataError(
+                f"{file.where(1)}: it begins {first[:60].decode(errors='backslashreplace')!r}, expected the header "
+                f"{header.decode()}; is this {self.name}?"
+            )
+        return Block(rest, 2, block.done)
+
+    def _chunk(self, file: TextFile, block: Block) -> Chunk:
+        if len(self._layout.separator) > 1:
+            block = Block(block.text.replace(self._layout.separator, b"\t"), block.first, block.done)
+        separator = b"\t" if len(self._layout.separator) > 1 else self._layout.separator
+        expected = f"{self.name} has 4 ({', '.join(_COLUMNS)}, separated by {self._layout.separator.decode()!r})"
+        check_columns(file, block, separator, len(_COLUMNS), expected)
+        frame = _parse(block, separator)
+        if frame is None:
+            raise _fault(file, block, separator)
+        return Chunk(
+            {"user": frame["user"].to_numpy(), "item": frame["item"].to_numpy()},
+            frame["rating"].to_numpy(),
+            frame["timestamp"].to_numpy(),
+            block.done,
+        )
 
 
-def _times(table: TextTable, column: Any, line: int) -> np.ndarray:
-    table.numbers(column, line, "the time")
-    return column.to_numpy().astype(np.float64).astype(np.int64)
+def _parse(block: Block, separator: bytes) -> pd.DataFrame | None:
+    """The block's columns, or None if something in it is no number."""
+    types = {"user": np.int64, "item": np.int64, "rating": np.float32, "timestamp": np.int64}
+    try:
+        with np.errstate(invalid="ignore"):  # of a number too large for int64, which then raises
+            frame = pd.read_csv(
+                io.BytesIO(block.text),
+                sep=separator.decode(),
+                names=list(_COLUMNS),
+                header=None,
+                dtype=types,
+                engine="c",
+                quoting=3,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                index_col=False,
+            )
+    except (ValueError, OverflowError):
+        return None
+    return frame if np.isfinite(frame["rating"].to_numpy()).all() else None
+
+
+def _fault(file: TextFile, block: Block, separator: bytes) -> DataError:
+    """The first line in which something is no number."""
+    for number, line in numbered_lines(block):
+        for name, text in zip(_COLUMNS, line.split(separator.decode()), strict=True):
+            fits, wanted = (is_number, "a number") if name == "rating" else (_is_whole, "a whole number")
+            if not fits(text):
+                return DataError(
+                    f"{file.where(number)}: {name} is {text!r}, expected {wanted}; mend or remove this line"
+                )
+    return DataError(f"{file.where(block.first)}: some of these lines cannot be read; is the file whole?")
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return -(2**63) <= int(text) < 2**63
+    except ValueError:
+        return False

@@ -1,27 +1,32 @@
-"""From a source to what a run reads: the encoded data, a split, and the vocabulary of its train rows."""
+"""From a source to what training needs: encoded rows, their split, the train vocabulary."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dnis_lightning.data.arrays import open_array, save_array
 from dnis_lightning.data.source import Source
-from dnis_lightning.data.split import Split, SplitKind, split_rows
-from dnis_lightning.data.store import EncodedDataset, encode
+from dnis_lightning.data.split import Shares, Split, SplitKind, assign_parts, default_shares, to_split
+from dnis_lightning.data.store import EncodedDataset, alone_in, encode, splits_folder, writing_to
 from dnis_lightning.data.vocabulary import TrainVocabulary, build_vocabulary
-from dnis_lightning.paths import whole_folder
+from dnis_lightning.errors import DataError
+from dnis_lightning.paths import expand, whole_folder
 
-_PARTS = ("train", "search", "select", "test")
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything about the data that a run needs."""
+    """Data ready to train on."""
 
     dataset: EncodedDataset
     split: Split
@@ -29,46 +34,72 @@ class Prepared:
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of each part; search and select are the same rows in the splits that say so."""
-        return {name: len(getattr(self.split, name)) for name in _PARTS}
+        """The number of rows of train, search, select and test."""
+        return self.split.rows
 
 
 def prepare(
-    source: Source, *, cache: str | Path, split: SplitKind, split_seed: int, min_count: int = 1, task: str | None = None
+    source: Source,
+    *,
+    cache: str | os.PathLike[str],
+    split: SplitKind = "three_way",
+    split_seed: int = 0,
+    min_count: int = 1,
+    fractions: Sequence[float] | None = None,
 ) -> Prepared:
-    """Encode the source once, divide its rows and build the vocabulary; what is already there is opened.
+    """Open or make the encoded data of a source, its split and its train vocabulary.
 
-    The split and the vocabulary are small artefacts beside the encoded data, under a name made of their options.
-    Raises DataError for a fault of the source, or a split that cannot be.
+    fractions: the shares of train, search, select and test, in place of the split's own.
+    Raises DataError when the data cannot be read, the cache cannot be written, or a part of the split is empty.
     """
-    dataset = encode(source, cache)
-    task = source.task if task is None else task
-    options = json.dumps([split, split_seed, min_count, task if split == "authors" else None])
-    key = f"{split}-{split_seed}-{min_count}-{hashlib.sha256(options.encode()).hexdigest()[:8]}"
-    folder = dataset.folder.with_name(f"{dataset.folder.name}.splits") / key
-    found = _open(folder, dataset)
-    if found is None:
-        rows = split_rows(dataset, split, split_seed, task=task)
-        found = Prepared(dataset, rows, build_vocabulary(dataset, rows.train, min_count))
-        _save(found, folder)
-    return found
+    dataset = encode(source, expand(cache))
+    shares = default_shares(split, dataset.task) if fractions is None else _shares(fractions)
+    key = _key(split, split_seed, shares)
+    rows = _opened_split(dataset, key, split, split_seed, shares)
+    return Prepared(dataset, rows, _opened_vocabulary(dataset, key, rows.train, min_count))
 
 
-def _save(prepared: Prepared, folder: Path) -> None:
-    with whole_folder(folder) as part:
-        for name in _PARTS:
-            np.save(part / f"{name}.npy", getattr(prepared.split, name))
-        prepared.vocabulary.save(part)
-        (part / "split.json").write_text(json.dumps({"shared": prepared.split.shared}))
+def _shares(fractions: Sequence[float]) -> Shares:
+    if len(fractions) != 4 or min(fractions) < 0 or not np.isclose(sum(fractions), 1):
+        raise DataError(
+            f"fractions={list(fractions)}: expected four shares, of train, search, select, test, that add up to 1"
+        )
+    return Shares(*fractions[1:])
 
 
-def _open(folder: Path, dataset: EncodedDataset) -> Prepared | None:
-    if not folder.exists():
-        return None
-    try:
-        shared = json.loads((folder / "split.json").read_text())["shared"]
-        parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PARTS}
-        return Prepared(dataset, Split(**parts, shared=shared), TrainVocabulary.load(folder, dataset.fields))
-    except (OSError, ValueError, KeyError):
-        shutil.rmtree(folder, ignore_errors=True)  # damaged: made again
-        return None
+def _key(kind: SplitKind, seed: int, shares: Shares) -> str:
+    told = json.dumps([SCHEMA, kind, seed, vars(shares)])
+    return f"{kind}-s{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def _opened_split(dataset: EncodedDataset, key: str, kind: SplitKind, seed: int, shares: Shares) -> Split:
+    """A byte a row on disk; the row numbers are made from it."""
+    folder = splits_folder(dataset.folder) / key
+    shared = shares.select is None and kind != "leave_one_out"
+    with contextlib.suppress(OSError, ValueError):
+        part = open_array(folder / "part.npy")
+        if part.shape == (dataset.rows,):
+            return to_split(part, shared)
+    part, shared = assign_parts(dataset, kind, seed, shares)
+    with _replacing(folder) as made:
+        save_array(made / "part.npy", part)
+    return to_split(part, shared)
+
+
+def _opened_vocabulary(dataset: EncodedDataset, key: str, train: np.ndarray, min_count: int) -> TrainVocabulary:
+    folder = splits_folder(dataset.folder) / f"{key}-min{min_count}"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return TrainVocabulary.load(folder, dataset)
+    vocabulary = build_vocabulary(dataset, train, min_count)
+    with _replacing(folder) as made:
+        vocabulary.save(made)
+    return vocabulary
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder in place of an absent or damaged one; one process at a time."""
+    with writing_to(folder), alone_in(folder.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+        with whole_folder(folder) as made:
+            yield made

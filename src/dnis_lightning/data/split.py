@@ -1,10 +1,9 @@
-"""Which rows train the weights, which the gates, which choose, and which are looked at once at the end."""
+"""Which rows train, search, select and test: drawn once from the split's own seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,86 +11,138 @@ from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
 
 SplitKind = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
+PARTS = ("train", "search", "select", "test")
+_TRAIN, _SEARCH, _SELECT, _TEST = range(4)
+_LEAVE_ONE_OUT_LEAST = 4
 
-_TEST = 0.1
-_HELD_OUT = {"three_way": (0.05, 0.05), "paper": (0.1,), "authors": (0.2,)}
-_AUTHORS_CTR = 0.18
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of all rows; the rest is train. select = None: the rows of search serve as select, too."""
+
+    search: float
+    select: float | None
+    test: float
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sorted row indices of the four parts; in `shared` splits search and select are the same rows."""
+    """Row numbers of each part, sorted, int64; `shared` says that search and select are the same rows."""
 
     train: np.ndarray
     search: np.ndarray
     select: np.ndarray
     test: np.ndarray
-    shared: bool = False
+    shared: bool
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows of each part."""
+        return {name: len(getattr(self, name)) for name in PARTS}
 
 
-def split_rows(dataset: EncodedDataset, kind: SplitKind, seed: int, *, task: str = "rating") -> Split:
-    """Divide the rows.
+def default_shares(kind: SplitKind, task: str) -> Shares:
+    """The shares of a kind of split; `authors` has others for ratings than for clicks."""
+    if kind == "paper":
+        return Shares(0.1, None, 0.1)
+    if kind == "authors":
+        return Shares(0.2 if task == "rating" else 0.18, None, 0.1)
+    return Shares(0.05, 0.05, 0.1)
 
-    three_way 80/5/5/10; paper 8:1:1 and authors 7:2:1 (clicks: 72:18:10), whose one validation set is search and select;
-    time: the latest tenth is test, select and search before it; leave_one_out: each user's last row is test, the one
-    before it select, the one before that search. The random kinds draw test first: the same rows for the same seed.
 
-    Raises DataError when a part would be empty, or the data have no times or no users where they are needed.
+def assign_parts(
+    dataset: EncodedDataset, kind: SplitKind, seed: int, shares: Shares | None = None
+) -> tuple[np.ndarray, bool]:
+    """(rows,) uint8: the number in `PARTS` of each row's part; and whether search serves as select, too.
+
+    Raises DataError when the data lack a column that the kind needs, or when a part would be empty.
     """
-    split = _makers(task)[kind](dataset, seed)
-    for name in ("train", "search", "select", "test"):
-        if not len(getattr(split, name)):
-            raise DataError(
-                f"data.split={kind}: the {name} part of {dataset.rows} rows is empty; "
-                "take more rows or another data.split"
-            )
-    return split
+    if kind not in get_args(SplitKind):
+        raise DataError(f"data.split={kind}: there is no such split; choose one of {', '.join(get_args(SplitKind))}")
+    shares = shares or default_shares(kind, dataset.task)
+    if kind == "leave_one_out":
+        part, shared = _leave_one_out(dataset), False
+    else:
+        order = _by_time(dataset) if kind == "time" else _at_random(dataset.rows, seed)
+        part, shared = _cut(order, shares), shares.select is None
+    _check(part, shared, dataset, kind)
+    return part, shared
 
 
-def _makers(task: str) -> dict[str, Callable[[EncodedDataset, int], Split]]:
-    held_out = dict(_HELD_OUT)
-    if task == "ctr":
-        held_out["authors"] = (_AUTHORS_CTR,)
-    random = {
-        kind: lambda dataset, seed, shares=shares: _random(dataset.rows, seed, shares)
-        for kind, shares in held_out.items()
-    }
-    return {
-        **random,
-        "time": lambda dataset, _: _by_time(dataset),
-        "leave_one_out": lambda dataset, _: _leave_one_out(dataset),
-    }
+def to_split(part: np.ndarray, shared: bool) -> Split:
+    """The split that `assign_parts` describes."""
+    rows = [np.flatnonzero(part == number) for number in range(len(PARTS))]
+    train, search, select, test = rows
+    return Split(train, search, search if shared else select, test, shared)
 
 
-def _random(rows: int, seed: int, shares: tuple[float, ...]) -> Split:
-    order = np.random.default_rng(seed).permutation(rows)
-    return _in_order(order, rows, shares)
+def split_rows(dataset: EncodedDataset, kind: SplitKind, seed: int, shares: Shares | None = None) -> Split:
+    """Split the rows of a data set. Raises DataError as `assign_parts` does."""
+    return to_split(*assign_parts(dataset, kind, seed, shares))
 
 
-def _in_order(order: np.ndarray, rows: int, shares: tuple[float, ...]) -> Split:
-    """Test from the front of the order, then select, then search, the rest is train."""
-    ends = np.round(np.cumsum([_TEST, *reversed(shares)]) * rows).astype(int)
-    test, *held_out, train = (np.sort(part) for part in np.split(order, ends))
-    return Split(train, held_out[-1], held_out[0], test, shared=len(held_out) == 1)
+def _at_random(rows: int, seed: int) -> np.ndarray:
+    """An order of all rows; test is cut off its front, so it is the same for all kinds drawn at random."""
+    return np.random.default_rng(seed).permutation(np.arange(rows, dtype=_row_type(rows)))
 
 
-def _by_time(dataset: EncodedDataset) -> Split:
+def _by_time(dataset: EncodedDataset) -> np.ndarray:
+    """The latest row first; of rows at the same time, that which comes later in the data."""
+    return np.argsort(_time(dataset, "time"), kind="stable")[::-1]
+
+
+def _cut(order: np.ndarray, shares: Shares) -> np.ndarray:
+    """The first rows of the order are test, then select, then search; all others train."""
+    part = np.full(len(order), _TRAIN, dtype=np.uint8)
+    sizes = ((_TEST, shares.test), (_SELECT, shares.select or 0.0), (_SEARCH, shares.search))
+    start = 0
+    for number, share in sizes:
+        end = start + round(share * len(order))
+        part[order[start:end]] = number
+        start = end
+    return part
+
+
+def _leave_one_out(dataset: EncodedDataset) -> np.ndarray:
+    """Of each user's rows the last is test, the one before select, the one before that search.
+
+    Users with fewer than four rows stay in train.
+    """
+    user = _users(dataset)
+    order = np.lexsort((_time(dataset, "leave_one_out"), user))  # stable: rows at the same time in their order
+    starts = np.flatnonzero(np.diff(user[order], prepend=-1))
+    counts = np.diff(np.append(starts, len(order)))
+    lasts = (starts + counts - 1)[counts >= _LEAVE_ONE_OUT_LEAST]
+    part = np.full(len(order), _TRAIN, dtype=np.uint8)
+    for back, number in enumerate((_TEST, _SELECT, _SEARCH)):
+        part[order[lasts - back]] = number
+    return part
+
+
+def _users(dataset: EncodedDataset) -> np.ndarray:
+    names = [field.name for field in dataset.categorical]
+    if dataset.user_field not in names:
+        raise DataError(f"data.split=leave_one_out: {dataset.name} has no field for the user; take another data.split")
+    return np.asarray(dataset.codes[:, names.index(dataset.user_field)], dtype=np.int64)
+
+
+def _time(dataset: EncodedDataset, kind: SplitKind) -> np.ndarray:
     if dataset.time is None:
-        raise DataError(f"data.split=time: {dataset.name} has no times; take data.split=three_way")
-    latest_first = np.argsort(np.asarray(dataset.time), kind="stable")[::-1]
-    return _in_order(latest_first, dataset.rows, _HELD_OUT["three_way"])
+        raise DataError(f"data.split={kind}: {dataset.name} has no time column; take data.split=three_way")
+    return np.asarray(dataset.time)
 
 
-def _leave_one_out(dataset: EncodedDataset) -> Split:
-    if dataset.user_field is None:
-        raise DataError(f"data.split=leave_one_out: {dataset.name} has no users; take data.split=three_way")
-    categorical = [field.name for field in dataset.fields if field.kind == "categorical"]
-    user = np.asarray(dataset.codes[:, categorical.index(dataset.user_field)]).astype(np.int64)
-    time = np.zeros(dataset.rows, dtype=np.int64) if dataset.time is None else np.asarray(dataset.time)
-    order = np.lexsort((np.arange(dataset.rows), time, user))
-    counts = np.bincount(user)
-    from_last = np.cumsum(counts)[user[order]] - 1 - np.arange(dataset.rows)
-    enough = counts[user[order]] >= 4
-    parts = [np.sort(order[enough & (from_last == place)]) for place in range(3)]
-    train = np.sort(order[~enough | (from_last >= 3)])
-    return Split(train, parts[2], parts[1], parts[0])
+def _check(part: np.ndarray, shared: bool, dataset: EncodedDataset, kind: SplitKind) -> None:
+    counts = np.bincount(part, minlength=len(PARTS))
+    needed = [number for number in range(len(PARTS)) if not (shared and number == _SELECT)]
+    empty = [PARTS[number] for number in needed if not counts[number]]
+    if empty:
+        enough = "users with four rows or more" if kind == "leave_one_out" else "more rows"
+        raise DataError(
+            f"data.split={kind}: of the {dataset.rows} rows of {dataset.name} none is left for {' and '.join(empty)}; "
+            f"take another data.split or data with {enough}"
+        )
+
+
+def _row_type(rows: int) -> type[np.signedinteger]:
+    return np.int32 if rows < 2**31 else np.int64

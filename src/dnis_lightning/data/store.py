@@ -1,224 +1,200 @@
-"""The whole source, encoded once: plain memory-mapped arrays and a manifest in a folder."""
+"""The encoded store: a source read once, kept as memory-mapped arrays under its fingerprint."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.lib import format as npy
 
-from dnis_lightning.data.source import Chunk, Field, Source
+from dnis_lightning.data.arrays import TextColumn, open_array
+from dnis_lightning.data.encoder import Encoder
+from dnis_lightning.data.source import Field, Source, TaskName
 from dnis_lightning.errors import DataError
-from dnis_lightning.paths import expand, whole_folder
+from dnis_lightning.paths import whole_folder
 
 SCHEMA = 1
-"""Version of the layout; another one is encoded anew."""
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
 
-class RawIds(Sequence[str]):
-    """The raw ids of a field by code, read from a memory-mapped blob of UTF-8."""
-
-    def __init__(self, blob: np.ndarray, ends: np.ndarray) -> None:
-        self._blob, self._ends = blob, ends
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, code: Any) -> Any:
-        start = int(self._ends[code - 1]) if code else 0
-        return self._blob[start : int(self._ends[code])].tobytes().decode()
-
-
+@dataclass(frozen=True)
 class EncodedDataset:
-    """An encoded source, opened for reading.
+    """A whole source as arrays on disk, opened read-only; Fc categorical and Fn numeric fields.
 
-    fields (F), rows, name, fingerprint, user_field: as in the manifest. cardinalities: raw ids of each categorical field.
+    codes (rows, Fc): for each categorical field the raw code 0 … n_f − 1, in the smallest unsigned type that fits.
+    values (rows, Fn): float32, NaN = missing; None without numeric fields.
+    label (rows,): float32. time (rows,): int64 or None. cardinalities (Fc,): n_f.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"schema {manifest['schema']}")
-        self.name, self.fingerprint, self.rows = manifest["name"], manifest["fingerprint"], manifest["rows"]
-        self.fields = tuple(Field(**field) for field in manifest["fields"])
-        self.cardinalities = tuple(manifest["cardinalities"])
-        self.user_field: str | None = manifest["user_field"]
-        if any(len(part) != self.rows for part in (self.codes, self.label, self.values, self.time) if part is not None):
-            raise ValueError("an array is too short")
+    folder: Path
+    name: str
+    task: TaskName
+    user_field: str | None
+    fingerprint: str
+    fields: tuple[Field, ...]
+    rows: int
+    cardinalities: tuple[int, ...]
+    codes: np.ndarray
+    values: np.ndarray | None
+    label: np.ndarray
+    time: np.ndarray | None
 
-    @cached_property
-    def codes(self) -> np.ndarray:
-        """(rows, categorical fields) the code of each raw id, counted from 0 in each field."""
-        return self._array("codes")
+    @classmethod
+    def open(cls, folder: Path) -> EncodedDataset:
+        """Open a folder that `encode` wrote.
 
-    @cached_property
-    def values(self) -> np.ndarray | None:
-        """(rows, numeric fields) float32, NaN where missing; None without such fields."""
-        return self._array("values") if any(field.kind == "numeric" for field in self.fields) else None
+        Raises OSError, ValueError or KeyError when it is absent, damaged or of another schema version.
+        """
+        told = json.loads((folder / "manifest.json").read_text())
+        if told["schema"] != SCHEMA:
+            raise ValueError(f"schema {told['schema']}, expected {SCHEMA}")
+        for name, size in told["files"].items():
+            if (folder / name).stat().st_size != size:
+                raise ValueError(f"{name} has another size than the manifest says")
+        fields = tuple(Field(**field) for field in told["fields"])
+        arrays = {name: _open_if_there(folder / f"{name}.npy") for name in ("codes", "values", "label", "time")}
+        keys = ("name", "task", "user_field", "fingerprint", "rows")
+        return cls(
+            folder=folder,
+            fields=fields,
+            cardinalities=tuple(told["cardinalities"]),
+            **arrays,
+            **{k: told[k] for k in keys},
+        )
 
-    @cached_property
-    def label(self) -> np.ndarray:
-        """(rows,) float32."""
-        return self._array("label")
+    @property
+    def categorical(self) -> tuple[Field, ...]:
+        """The categorical fields, in the order of the columns of `codes`."""
+        return tuple(field for field in self.fields if field.kind == "categorical")
 
-    @cached_property
-    def time(self) -> np.ndarray | None:
-        """(rows,) int64, or None."""
-        return self._array("time") if (self.folder / "time.npy").exists() else None
+    @property
+    def numeric(self) -> tuple[Field, ...]:
+        """The numeric fields, in the order of the columns of `values`."""
+        return tuple(field for field in self.fields if field.kind == "numeric")
 
-    def raw_ids(self, field: str) -> RawIds:
-        """Code → raw id of a categorical field."""
-        number = [f.name for f in self.fields if f.kind == "categorical"].index(field)
-        return RawIds(self._array(f"ids-{number}"), self._array(f"ends-{number}"))
+    def raw_ids(self, field: str) -> Sequence[str]:
+        """The raw ids of a categorical field as text, by code. Raises KeyError on any other field."""
+        names = [known.name for known in self.categorical]
+        if field not in names:
+            raise KeyError(field)
+        number = names.index(field)
+        return TextColumn(
+            open_array(self.folder / f"ids{number}.npy"), open_array(self.folder / f"offsets{number}.npy")
+        )
 
-    def _array(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
+def encode(source: Source, cache: Path) -> EncodedDataset:
+    """Open the encoded form of a source, or make it first; nothing half-made stays behind.
 
-def encode(source: Source, cache: str | Path) -> EncodedDataset:
-    """Open the encoded form of a source under `cache`, making it first where there is none that is whole.
+    Processes that ask for the same data at the same time wait for the first of them.
 
-    Raises DataError for a fault of the source, or a disk that is full.
+    Raises DataError when the source cannot be read or the cache cannot be written.
     """
-    identity = source.identity()
-    told = json.dumps([SCHEMA, source.name, identity, [asdict(field) for field in source.fields]], sort_keys=True)
-    fingerprint = hashlib.sha256(told.encode()).hexdigest()
-    folder = expand(cache) / f"{source.name}-{fingerprint[:12]}"
-    found = _open(folder)
-    if found is None:
-        _make(source, fingerprint, folder)
-        found = EncodedDataset(folder)
-    return found
+    mark = fingerprint(source)
+    folder = cache / f"{source.name}-{mark[:12]}"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return EncodedDataset.open(folder)
+    with writing_to(folder), alone_in(cache):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return EncodedDataset.open(folder)  # another process made it while this one waited
+        _clear(folder)
+        _write(source, mark, folder)
+    return EncodedDataset.open(folder)
 
 
-def _open(folder: Path) -> EncodedDataset | None:
+def fingerprint(source: Source) -> str:
+    """A name for the encoded form: equal if and only if identity, fields and task are."""
+    fields = [vars(field) for field in source.fields]
+    told = {"name": source.name, "task": source.task, "user": source.user_field, "fields": fields}
+    return hashlib.sha256(json.dumps(told | source.identity(), sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that may not be written into a DataError that says so."""
     try:
-        return EncodedDataset(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version
-        return None
-
-
-def _make(source: Source, fingerprint: str, folder: Path) -> None:
-    try:
-        with whole_folder(folder) as part:
-            _Writer(source, fingerprint, part).write()
+        yield
     except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise
-        free = shutil.disk_usage(_existing(folder)).free / 2**20
-        raise DataError(
-            f"{folder.parent}: the encoded data cannot be written ({fault.strerror}; {free:.0f} MiB free); "
-            "make room or choose another folder with data.cache="
-        ) from fault
+        if fault.errno in _NO_SPACE:
+            raise DataError(f"{folder}: the disk is full ({_free(folder)}); {_ELSEWHERE}") from fault
+        if fault.errno in _NO_ACCESS:
+            raise DataError(f"{folder}: cannot be written ({fault.strerror}); {_ELSEWHERE}") from fault
+        raise
 
 
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
+_ELSEWHERE = "make room there or choose another place with data.cache="
 
 
-class _Codes:
-    """Gives each raw id of a field a code, in order of first appearance."""
-
-    def __init__(self) -> None:
-        self.code_of: dict[Any, int] = {}
-
-    def encode(self, column: np.ndarray) -> np.ndarray:
-        local, ids = pd.factorize(column, use_na_sentinel=False)
-        codes = [self.code_of.setdefault(raw, len(self.code_of)) for raw in ids.tolist()]
-        return np.asarray(codes, dtype=np.uint32)[local] if len(codes) else np.empty(0, np.uint32)
-
-    def save(self, folder: Path, number: int) -> None:
-        ids = [_text(raw).encode() for raw in self.code_of]
-        np.save(folder / f"ends-{number}.npy", np.cumsum([len(raw) for raw in ids], dtype=np.int64))
-        np.save(folder / f"ids-{number}.npy", np.frombuffer(b"".join(ids), dtype=np.uint8))
+def splits_folder(dataset_folder: Path) -> Path:
+    """Where splits and vocabularies of an encoded set lie."""
+    return dataset_folder.with_name(dataset_folder.name + ".splits")
 
 
-def _text(raw: Any) -> str:
-    return "" if raw is None or raw != raw else str(raw)
-
-
-class _Writer:
-    """Writes the arrays row by row through files: a store into a memory map on a full disk would kill the process."""
-
-    def __init__(self, source: Source, fingerprint: str, folder: Path) -> None:
-        self.source, self.fingerprint, self.folder = source, fingerprint, folder
-        self.categorical = [field.name for field in source.fields if field.kind == "categorical"]
-        self.numeric = [field.name for field in source.fields if field.kind == "numeric"]
-        self.codes = {name: _Codes() for name in self.categorical}
-        self.rows, self.timed = 0, False
-
-    def write(self) -> None:
-        """All of it; the manifest last."""
-        names = ["codes", "label", "time"] + (["values"] if self.numeric else [])
-        files = {name: (self.folder / f"{name}.raw").open("wb") for name in names}
+def _write(source: Source, mark: str, folder: Path) -> None:
+    with whole_folder(folder) as part:
+        encoder = Encoder(source, part)
         try:
-            for chunk in self.source.chunks():
-                self._append(chunk, files)
-        finally:
-            for file in files.values():
-                file.close()
-        if self.rows == 0:
-            raise DataError(f"data={self.source.name}: the file holds no rows; is it the right one?")
-        self._finish()
-
-    def _append(self, chunk: Chunk, files: dict[str, IO[bytes]]) -> None:
-        self.rows += len(chunk.label)
-        codes = [self.codes[name].encode(chunk.columns[name]) for name in self.categorical]
-        np.stack(codes, axis=1).astype(np.uint32).tofile(files["codes"]) if codes else None
-        chunk.label.astype(np.float32).tofile(files["label"])
-        if self.numeric:
-            np.stack([chunk.columns[name] for name in self.numeric], axis=1).astype(np.float32).tofile(files["values"])
-        if chunk.time is not None:
-            self.timed = True
-            chunk.time.astype(np.int64).tofile(files["time"])
-
-    def _finish(self) -> None:
-        sizes = [len(self.codes[name].code_of) for name in self.categorical]
-        self._to_npy("codes", np.uint32, (self.rows, len(self.categorical)), np.min_scalar_type(max([1, *sizes]) - 1))
-        self._to_npy("label", np.float32, (self.rows,))
-        if self.numeric:
-            self._to_npy("values", np.float32, (self.rows, len(self.numeric)))
-        if self.timed:
-            self._to_npy("time", np.int64, (self.rows,))
-        for raw in self.folder.glob("*.raw"):
-            raw.unlink()
-        for number, name in enumerate(self.categorical):
-            self.codes[name].save(self.folder, number)
-        manifest = {
+            facts = encoder.run()
+        except OSError as fault:
+            if fault.errno not in _NO_SPACE:
+                raise
+            raise _too_small(folder, encoder, part) from fault
+        files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+        told: dict[str, Any] = {
             "schema": SCHEMA,
-            "name": self.source.name,
-            "fingerprint": self.fingerprint,
-            "rows": self.rows,
-            "fields": [asdict(field) for field in self.source.fields],
-            "cardinalities": sizes,
-            "user_field": self.source.user_field,
+            "name": source.name,
+            "task": source.task,
+            "user_field": source.user_field,
         }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-
-    def _to_npy(self, name: str, dtype: Any, shape: tuple[int, ...], narrow: Any = None) -> None:
-        """A raw file as .npy, in a narrower type if given, a piece at a time."""
-        target = np.dtype(dtype if narrow is None else narrow)
-        with (self.folder / f"{name}.npy").open("wb") as file:
-            npy.write_array_header_1_0(
-                file, {"descr": npy.dtype_to_descr(target), "fortran_order": False, "shape": shape}
-            )
-            for piece in _pieces(self.folder / f"{name}.raw", dtype):
-                piece.astype(target).tofile(file)
-        (self.folder / f"{name}.raw").unlink()
+        told |= {"fingerprint": mark, "fields": [vars(field) for field in source.fields], "files": files, **facts}
+        (part / "manifest.json").write_text(json.dumps(told, indent=1))
 
 
-def _pieces(path: Path, dtype: Any, count: int = 4_000_000) -> Iterator[np.ndarray]:
-    with path.open("rb") as file:
-        while len(piece := np.fromfile(file, dtype, count)):
-            yield piece
+def _too_small(folder: Path, encoder: Encoder, part: Path) -> DataError:
+    written = sum(path.stat().st_size for path in part.iterdir())
+    needed = f"about {_mib(encoder.estimate)}" if encoder.estimate else f"more than {_mib(written)}"
+    free = shutil.disk_usage(part).free + written
+    name = encoder.source.name
+    return DataError(f"{folder}: the disk is full: {name} needs {needed}, {_mib(free)} are free; {_ELSEWHERE}")
+
+
+def _clear(folder: Path) -> None:
+    """Remove a damaged folder, what hangs on it, and what a killed process left."""
+    for stale in (folder, splits_folder(folder), *folder.parent.glob(f".{folder.name}*")):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone_in(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock: one process encodes at a time. The lock is on the folder itself and leaves no file."""
+    cache.mkdir(parents=True, exist_ok=True)
+    handle = os.open(cache, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks; renaming still keeps sets whole
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_if_there(path: Path) -> Any:
+    return open_array(path) if path.exists() else None
+
+
+def _free(folder: Path) -> str:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return f"{_mib(shutil.disk_usage(there).free)} free"
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.1f} MiB"

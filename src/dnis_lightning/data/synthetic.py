@@ -1,96 +1,103 @@
-"""Ratings or clicks whose useful dimensions are planted, so that a search can be held against the truth."""
+"""Ratings or clicks made from embeddings whose useful dimensions are known, so that a search can be scored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field as Bounds
 
-from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.vocabulary import TrainVocabulary
-from dnis_lightning.quantities import Count, NonNegative, Positive, Seed
+from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Whole
 
-_PIECE = 1_000_000
+if TYPE_CHECKING:
+    from dnis_lightning.data.vocabulary import TrainVocabulary
+
+READER = 1
+_ROWS_AT_ONCE = 1 << 17
 
 
 class Synthetic:
-    """Rows of Zipf-distributed features with true embeddings of known length.
+    """Rows of independent, Zipf-distributed features; label = mean + Σ_{f<g} ⟨v_f, v_g⟩ + noise, or a click.
 
-    The features of a field are ranked by popularity and cut into as many equal groups as `useful_dims` has entries, the
-    most popular first; a feature of group l has a true embedding whose first useful_dims[l] coordinates are normal and
-    whose others are 0. The label is Σ_{f<g} ⟨v_f, v_g⟩, scaled to a standard deviation of `signal`, plus normal noise
-    (rating, around 3.5), or a coin thrown with that logit (ctr).
-
-    Which coordinates are useful cannot be told from the rows, as a factor model may permute and rotate them: only how many.
+    The features of all fields, most frequent first, are cut into as many blocks of equal count as `dims` has entries;
+    a feature of block l has normal values (standard deviation `scale`) in its first dims[l] dimensions, else 0.
+    zipf: the k-th feature of a field occurs in proportion to k^−zipf. noise: standard deviation, of ratings only.
     """
-
-    user_field = "f0"
 
     def __init__(
         self,
-        task: Literal["rating", "ctr"] = "rating",
         rows: Count = 200_000,
-        fields: Count = 2,
-        features_per_field: Count = 500,
-        useful_dims: Sequence[int] = (4, 4, 4, 4, 4),
-        zipf: NonNegative = 1.0,
-        signal: Positive = 1.0,
-        noise: NonNegative = 0.5,
+        field_count: Annotated[int, Bounds(ge=2)] = 2,
+        features_per_field: Count = 1000,
+        dims: Annotated[Sequence[Whole], Bounds(min_length=1)] = (8, 6, 4, 2, 1),
+        zipf: NonNegative = 0.8,
+        scale: Positive = 0.6,
+        mean: float = 0.0,
+        noise: NonNegative = 0.3,
         seed: Seed = 0,
+        task: TaskName = "rating",
     ) -> None:
-        self.name, self.task = "synthetic", task
-        self.rows, self.features_per_field, self.useful_dims = rows, features_per_field, tuple(useful_dims)
-        self.zipf, self.signal, self.noise, self.seed = zipf, signal, noise, seed
-        self.fields = tuple(Field(f"f{number}") for number in range(fields))
+        self.name = "synthetic"
+        self.task = task
+        self.fields = tuple(Field(f"field{number}", "categorical") for number in range(field_count))
+        self.user_field = self.fields[0].name
+        self.rows, self.features_per_field, self.dims = rows, features_per_field, tuple(dims)
+        self.zipf, self.scale, self.mean, self.noise, self.seed = zipf, scale, mean, noise, seed
 
     def identity(self) -> dict[str, Any]:
-        """All options."""
-        names = ("task", "rows", "features_per_field", "useful_dims", "zipf", "signal", "noise", "seed")
-        return {"reader": 1, **{name: getattr(self, name) for name in names}}
-
-    def useful(self) -> np.ndarray:
-        """(features of a field,) the planted number of useful dimensions of each, the most popular first."""
-        groups = np.array_split(np.arange(self.features_per_field), len(self.useful_dims))
-        return np.concatenate([np.full(len(group), dims) for group, dims in zip(groups, self.useful_dims, strict=True)])
-
-    def truth(self, vocabulary: TrainVocabulary, names: Sequence[tuple[str, str]]) -> np.ndarray:
-        """(N,) the useful dimensions of each table row; 0 for out-of-vocabulary rows. names: (field, raw id) of the rows."""
-        useful = self.useful()
-        return np.array([0 if raw.startswith("<") else useful[int(raw)] for _, raw in names])
+        """See `Source`: every option."""
+        options = ("rows", "features_per_field", "zipf", "scale", "mean", "noise", "seed")
+        return {"reader": READER, "dims": list(self.dims)} | {name: getattr(self, name) for name in options}
 
     def chunks(self) -> Iterator[Chunk]:
-        """The rows, a million at a time."""
-        rng = np.random.default_rng(self.seed)
-        tables = [self._true_table(rng) for _ in self.fields]
-        popularity = np.arange(1, self.features_per_field + 1, dtype=np.float64) ** -self.zipf
-        scale = self.signal / max(_spread(tables, popularity, rng), 1e-12)
-        for start in range(0, self.rows, _PIECE):
-            count = min(_PIECE, self.rows - start)
-            ids = _draw(popularity, (len(tables), count), rng)
-            label = self._label(scale * _interaction(tables, ids), rng)
-            yield Chunk({field.name: column for field, column in zip(self.fields, ids, strict=True)}, label)
+        """See `Source`; time is the row's number."""
+        tables, share = self.tables(), self._popularity()
+        for start in range(0, self.rows, _ROWS_AT_ONCE):
+            rng = np.random.default_rng([self.seed, 1, start])
+            rows = min(_ROWS_AT_ONCE, self.rows - start)
+            ids = rng.choice(self.features_per_field, size=(rows, len(self.fields)), p=share)
+            columns = {field.name: ids[:, number] for number, field in enumerate(self.fields)}
+            label = self._labels(rng, pairwise_sum(tables, ids))
+            yield Chunk(columns, label, np.arange(start, start + rows), (start + rows) / self.rows)
 
-    def _true_table(self, rng: np.random.Generator) -> np.ndarray:
-        width = max([1, *self.useful_dims])
-        return rng.normal(size=(self.features_per_field, width)) * (np.arange(width) < self.useful()[:, None])
+    def useful_dims(self) -> np.ndarray:
+        """(F, features_per_field) how many dimensions of each feature are not 0, by field and raw id."""
+        fields, features = len(self.fields), self.features_per_field
+        rank = np.arange(features)[None, :] * fields + np.arange(fields)[:, None]  # ties in field order
+        block = rank * len(self.dims) // (fields * features)
+        return np.asarray(self.dims, dtype=np.int64)[block]
 
-    def _label(self, score: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def tables(self) -> np.ndarray:
+        """(F, features_per_field, max dims) the true embeddings."""
+        useful, width = self.useful_dims(), max(self.dims)
+        rng = np.random.default_rng([self.seed, 0])
+        normal = rng.normal(scale=self.scale, size=(*useful.shape, width))
+        return np.where(np.arange(width) < useful[:, :, None], normal, 0.0)
+
+    def truth(self, vocabulary: TrainVocabulary) -> np.ndarray:
+        """(N,) the useful dimensions of each row of the embedding table; 0 for the out-of-vocabulary rows."""
+        useful = self.useful_dims()
+        numbers = {field.name: number for number, field in enumerate(self.fields)}
+        pairs = zip(vocabulary.names(), vocabulary.is_out_of_vocabulary, strict=True)
+        dims = [0 if unseen else useful[numbers[field], int(raw)] for (field, raw), unseen in pairs]
+        return np.asarray(dims, dtype=np.int64)
+
+    def _popularity(self) -> np.ndarray:
+        weight = np.arange(1, self.features_per_field + 1) ** -float(self.zipf)
+        return weight / weight.sum()
+
+    def _labels(self, rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
+        logit = self.mean + signal
         if self.task == "ctr":
-            return (rng.random(len(score)) < 1 / (1 + np.exp(-score))).astype(np.float32)
-        return (3.5 + score + self.noise * rng.normal(size=len(score))).astype(np.float32)
+            return (rng.random(len(logit)) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+        return (logit + rng.normal(scale=self.noise, size=len(logit))).astype(np.float32)
 
 
-def _draw(popularity: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    ends = np.cumsum(popularity)
-    return np.minimum(np.searchsorted(ends, rng.random(shape) * ends[-1], side="right"), len(ends) - 1)
-
-
-def _interaction(tables: Sequence[np.ndarray], ids: np.ndarray) -> np.ndarray:
-    rows = [table[column] for table, column in zip(tables, ids, strict=True)]
-    return sum((f * g).sum(1) for f, g in combinations(rows, 2)) + np.zeros(ids.shape[1])
-
-
-def _spread(tables: Sequence[np.ndarray], popularity: np.ndarray, rng: np.random.Generator) -> float:
-    return float(_interaction(tables, _draw(popularity, (len(tables), 100_000), rng)).std())
+def pairwise_sum(tables: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Σ_{f<g} ⟨v_f, v_g⟩ of each row, (R,); ids (R, F), tables (F, features, dims)."""
+    vectors = np.stack([table[column] for table, column in zip(tables, ids.T, strict=True)], axis=1)
+    square_of_sum = (vectors.sum(1) ** 2).sum(1)
+    sum_of_squares = (vectors**2).sum((1, 2))
+    return (square_of_sum - sum_of_squares) / 2

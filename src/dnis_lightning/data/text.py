@@ -1,157 +1,154 @@
-"""Reading delimited text in chunks, with errors that name the file and the line."""
+"""Text files as they lie there, plain or inside a zip, read in blocks of whole lines with their line numbers."""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 from dnis_lightning.errors import DataError
 
-BLOCK = 16 * 2**20
-"""Bytes of text that are parsed at a time."""
+BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class TextTable:
-    """A delimited file without quoting: what to read of it and how.
+class Block:
+    """Whole lines of a file.
 
-    path: a file, or a zip archive of which `member` is read. what: its name in messages, e.g. "MovieLens ratings".
+    text: ends with a newline. first: the number of its first line, from 1. done: the share of the file read so far.
     """
 
+    text: bytes
+    first: int
+    done: float
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text file, or a member of a zip archive, which is read without being unpacked."""
+
     path: Path
-    separator: str
-    columns: int
-    what: str
     member: str | None = None
-    header: bool = False
 
-    def frames(self) -> Iterator[tuple[int, pd.DataFrame]]:
-        """Pieces of the file as text columns 0, 1, …, each with the number of its first line (counted from 1).
+    def where(self, line: int) -> str:
+        """`file:line`, for messages."""
+        return f"{self.path}{f'[{self.member}]' if self.member else ''}:{line}"
 
-        Raises DataError for a file that is absent or damaged, and for a line with another number of columns.
+    def identity(self) -> dict[str, Any]:
+        """What changes when the file does. Raises DataError when it cannot be read."""
+        with self._readable():
+            if self.member is None:
+                stat = self.path.stat()
+                return {"file": self.path.name, "size": stat.st_size, "changed": stat.st_mtime_ns}
+            with zipfile.ZipFile(self.path) as archive:
+                info = self._info(archive)
+                return {"file": self.member, "size": info.file_size, "crc": info.CRC}
+
+    def blocks(self, size: int = BLOCK_BYTES) -> Iterator[Block]:
+        """The file in blocks of about `size` bytes, cut at line ends; blank lines at the end are left out.
+
+        Raises DataError when the file cannot be read, is empty, or has a line longer than a block.
         """
-        line = 1
-        with (
-            self._open() as (file, size),
-            tqdm(total=size, unit="B", unit_scale=True, desc=self.path.name, leave=False) as bar,
-        ):
-            for block in _whole_lines(file):
-                lines = block.count(b"\n") + (not block.endswith(b"\n"))
-                if self.header and line == 1:
-                    block = block.partition(b"\n")[2]
-                    line, lines = 2, lines - 1
-                if block.strip():
-                    yield line, self._parse(block, line)
-                line += lines
-                bar.update(len(block))
+        with self._readable(), self._opened() as (file, total):
+            rest, line, read = b"", 1, 0
+            while data := file.read(size):
+                read += len(data)
+                text, rest = _cut(rest + data)
+                if len(rest) > size:
+                    raise DataError(f"{self.where(line)}: a line of more than {size} bytes; is this a text file?")
+                if text:
+                    yield Block(text, line, read / max(total, read))
+                    line += text.count(b"\n")
+            if rest.strip():
+                yield Block(rest.rstrip(b"\r\n") + b"\n", line, 1.0)
+            if not read:
+                raise DataError(f"{self.where(1)}: the file is empty; get it again")
 
-    def fault(self, line: int, found: str, wanted: str, next_step: str) -> DataError:
-        """The error of one line."""
-        return DataError(f"{self._place()}:{line}: {found}, {wanted}; {next_step}")
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], int]]:
+        if self.member is None:
+            with self.path.open("rb") as file:
+                yield file, self.path.stat().st_size
+            return
+        with zipfile.ZipFile(self.path) as archive:
+            info = self._info(archive)
+            with archive.open(info) as file:
+                yield file, info.file_size
 
-    def numbers(self, column: pd.Series, first_line: int, name: str, missing: bool = False) -> np.ndarray:
-        """A text column as float32; empty text is NaN if `missing` is allowed.
+    def _info(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+        try:
+            return archive.getinfo(str(self.member))
+        except KeyError:
+            there = _some(archive.namelist())
+            raise DataError(
+                f"{self.path}: no {self.member} in this archive, which has {there}; is it the right one?"
+            ) from None
 
-        Raises DataError at the first text that is no finite number.
-        """
-        values = pd.to_numeric(column, errors="coerce").to_numpy(np.float32)
-        wrong = ~np.isfinite(values) & ~((column == "").to_numpy() if missing else np.zeros(len(values), bool))
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise self.fault(
-                first_line + at, f"{name} is {column.iloc[at]!r}", "it should be a number", "correct the line"
-            )
-        return values
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as fault:
+            reason = str(fault).rstrip(".") or "it ends too early"
+            raise DataError(
+                f"{self.path}: not a whole zip archive ({reason}); delete it, so that it is got again"
+            ) from fault
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as fault:
+            if Path(fault.filename or "") != self.path:
+                raise
+            raise DataError(f"{self.path}: cannot be read ({fault.strerror}); is the path right?") from fault
 
-    def _parse(self, block: bytes, first_line: int) -> pd.DataFrame:
-        separator = self.separator.encode()
-        if len(separator) > 1:  # the fast parsers split on one byte
-            block = block.replace(b"\x1f", b" ").replace(separator, b"\x1f")
-            separator = b"\x1f"
-        self._check_columns(block, separator, first_line)
-        return pd.read_csv(
-            io.BytesIO(block),
-            sep=separator.decode(),
-            header=None,
-            names=range(self.columns),
-            dtype=str,
-            keep_default_na=False,
-            quoting=3,
-            skip_blank_lines=False,
-            encoding="utf-8",
-            encoding_errors="replace",
+
+def separators_per_line(text: bytes, separator: bytes) -> np.ndarray:
+    """(lines,) how often a one-byte separator occurs in each line of a block."""
+    data = np.frombuffer(text, dtype=np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    places = np.flatnonzero(data == ord(separator))
+    return np.diff(np.searchsorted(places, ends), prepend=0)
+
+
+def check_columns(file: TextFile, block: Block, separator: bytes, columns: int, expected: str) -> None:
+    """Raises DataError that names the first line with another number of columns."""
+    found = separators_per_line(block.text, separator) + 1
+    wrong = np.flatnonzero(found != columns)
+    if len(wrong):
+        line = int(wrong[0])
+        raise DataError(
+            f"{file.where(block.first + line)}: {found[line]} column{'s' * bool(found[line] != 1)}, {expected}; "
+            "is the file whole and separated as it should be?"
         )
 
-    def _check_columns(self, block: bytes, separator: bytes, first_line: int) -> None:
-        data = np.frombuffer(block, dtype=np.uint8)
-        ends = np.flatnonzero(data == ord("\n"))
-        if not block.endswith(b"\n"):
-            ends = np.append(ends, len(data))
-        marks = np.searchsorted(np.flatnonzero(data == separator[0]), ends)
-        columns = np.diff(marks, prepend=0) + 1
-        wrong = columns != self.columns
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            found = f"{columns[at]} column{'s' if columns[at] != 1 else ''}"
-            wanted = f"{self.what} have {self.columns} separated by {self.separator!r}"
-            raise self.fault(first_line + at, found, wanted, "is this the right file, and whole?")
 
-    def _place(self) -> str:
-        return str(self.path) if self.member is None else f"{self.path}!{self.member}"
-
-    @contextmanager
-    def _open(self) -> Iterator[tuple[IO[bytes], int]]:
-        try:
-            if self.member is None:
-                with self.path.open("rb") as file:
-                    yield file, self.path.stat().st_size
-            else:
-                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                    yield file, archive.getinfo(self.member).file_size
-        except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as fault:  # type: ignore[attr-defined]
-            raise DataError(
-                f"{self.path}: the archive is damaged or cut short ({fault}); remove it and get it again"
-            ) from fault
-        except KeyError as fault:
-            raise DataError(f"{self.path}: the archive holds no {self.member}; is it the right one?") from fault
-        except FileNotFoundError as fault:
-            raise DataError(f"{self.path}: there is no such file; check the path") from fault
+def numbered_lines(block: Block) -> Iterator[tuple[int, str]]:
+    """The lines of a block with their numbers in the file."""
+    for index, line in enumerate(block.text.rstrip(b"\r\n").split(b"\n")):
+        yield block.first + index, line.decode(errors="backslashreplace").rstrip("\r")
 
 
-def identity_of(path: Path, member: str | None) -> dict[str, Any]:
-    """What tells one version of a file from another: size and checksum inside an archive, else size and time."""
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
     try:
-        if member is None:
-            status = path.stat()
-            return {"file": path.name, "size": status.st_size, "modified": status.st_mtime_ns}
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(member)
-            return {"file": path.name, "member": member, "size": info.file_size, "crc": info.CRC}
-    except (zipfile.BadZipFile, EOFError) as fault:
-        raise DataError(f"{path}: the archive is damaged or cut short ({fault}); remove it and get it again") from fault
-    except KeyError as fault:
-        raise DataError(f"{path}: the archive holds no {member}; is it the right one?") from fault
-    except FileNotFoundError as fault:
-        raise DataError(f"{path}: there is no such file; check the path") from fault
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
-def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Blocks of whole lines; carriage returns are dropped."""
-    rest = b""
-    while block := file.read(BLOCK):
-        block = rest + block
-        cut = block.rfind(b"\n") + 1
-        rest = block[cut:]
-        if cut:
-            yield block[:cut].replace(b"\r", b"")
-    if rest:
-        yield rest.replace(b"\r", b"")
+def _cut(data: bytes) -> tuple[bytes, bytes]:
+    """Whole lines, and what is left; blank lines at the end stay with what is left."""
+    end = len(data.rstrip(b"\r\n"))
+    if not end:
+        return b"", data
+    newline = data.find(b"\n", end)
+    cut = (newline if newline >= 0 else data.rfind(b"\n")) + 1
+    return data[:cut], data[cut:]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"

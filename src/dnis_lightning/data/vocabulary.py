@@ -1,141 +1,180 @@
-"""Which raw ids have a row of the embedding table of their own."""
+"""The train vocabulary: which features have a row of the embedding table of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from dnis_lightning.data.arrays import open_array, row_slices, save_array
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.store import EncodedDataset
 
-_PIECE = 2_000_000
+OTHER, MISSING, VALUE = "<other>", "<missing>", "<value>"
 
 
+@dataclass(frozen=True, eq=False)
 class TrainVocabulary:
-    """The N features: for each field its out-of-vocabulary row, then the raw ids that train shows often enough.
+    """N rows of the embedding table, for F fields.
 
-    Field f owns the rows offsets[f] … offsets[f + 1] − 1, the first of which is its out-of-vocabulary row; the others stand
-    in descending order of frequency. A numeric field has two rows: the first for missing numbers (value 1), the second for
-    numbers (value = the number).
+    Field f owns the rows offsets[f] … offsets[f + 1] − 1; the first of them stands for what has no row of its own:
+    for a categorical field the ids seen fewer than min_count times in train (one never seen, too), for a numeric field
+    "missing". Then come the field's features by descending frequency, or the numeric field's one row, whose value is
+    the number.
 
-    frequency (N,): occurrences in train; of an out-of-vocabulary row, those of the train rows that fall to it.
-    remap: raw codes of all categorical fields, one field after the other → table row; starts: where each field begins in it.
+    offsets (F + 1,) int64. frequency (N,) int64: occurrences in train. code_of (N,) int64: the raw code of each row,
+    −1 where there is none. remap: the row of each raw code, all categorical fields in one array.
     """
 
-    def __init__(
-        self, fields: Sequence[Field], offsets: np.ndarray, frequency: np.ndarray, remap: np.ndarray, starts: np.ndarray
-    ) -> None:
-        self.fields, self.offsets, self.frequency = tuple(fields), offsets, frequency
-        self._remap, self._starts = remap, starts
-        self._is_numeric = np.array([field.kind == "numeric" for field in self.fields])
+    dataset: EncodedDataset
+    offsets: np.ndarray
+    frequency: np.ndarray
+    code_of: np.ndarray
+    remap: np.ndarray
 
     @property
     def features(self) -> int:
-        """N, the out-of-vocabulary rows included."""
+        """N."""
         return int(self.offsets[-1])
 
     @property
+    def fields(self) -> tuple[Field, ...]:
+        """The F fields, in the order of the columns of `encode`."""
+        return self.dataset.fields
+
+    @cached_property
+    def field_of(self) -> np.ndarray:
+        """(N,) the number of each row's field."""
+        return np.repeat(np.arange(len(self.fields)), np.diff(self.offsets))
+
+    @property
     def out_of_vocabulary(self) -> np.ndarray:
-        """(F,) the out-of-vocabulary row of each field."""
+        """(F,) each field's row for what has no row of its own."""
         return self.offsets[:-1]
 
     @property
-    def field_of(self) -> np.ndarray:
-        """(N,) the field of each row."""
-        return np.repeat(np.arange(len(self.fields)), np.diff(self.offsets))
+    def is_out_of_vocabulary(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.isin(np.arange(self.features), self.out_of_vocabulary)
 
     def encode(self, codes: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Table rows (B, F) int64, and values (B, F) float32 or None where no field is numeric.
+        """Raw codes (B, Fc) and numbers (B, Fn) as table rows (B, F) int64 and values (B, F) float32.
 
-        codes (B, categorical fields), values (B, numeric fields) with NaN for missing.
+        The values are None without numeric fields; they are 1 for categorical fields and for what is missing.
         """
-        rows = self._remap[codes.astype(np.int64) + self._starts]
         if values is None:
-            return rows, None
-        missing = np.isnan(values)
+            return self._rows_of(codes), None
         ids = np.empty((len(values), len(self.fields)), dtype=np.int64)
         scale = np.ones(ids.shape, dtype=np.float32)
-        ids[:, ~self._is_numeric] = rows
-        ids[:, self._is_numeric] = self.offsets[:-1][self._is_numeric] + ~missing
-        scale[:, self._is_numeric] = np.where(missing, 1, values)
+        ids[:, self._categorical_at] = self._rows_of(codes)
+        missing = np.isnan(values)
+        ids[:, self._numeric_at] = self.offsets[:-1][self._numeric_at] + ~missing
+        scale[:, self._numeric_at] = np.where(missing, np.float32(1), values)
         return ids, scale
 
-    def names(self, dataset: EncodedDataset) -> Iterator[tuple[str, str]]:
-        """(field, raw id) of every row in order; `<other>` for an out-of-vocabulary row."""
-        number = 0
-        for f, field in enumerate(self.fields):
+    def names(self) -> Iterator[tuple[str, str]]:
+        """The field and the raw id of each row, in order; rows without a raw id have names in angle brackets."""
+        for number, field in enumerate(self.fields):
+            codes = self.code_of[self.offsets[number] : self.offsets[number + 1]]
             if field.kind == "numeric":
-                yield from ((field.name, "<missing>"), (field.name, "<value>"))
+                yield from ((field.name, MISSING), (field.name, VALUE))
                 continue
-            raw, size = dataset.raw_ids(field.name), int(self.offsets[f + 1] - self.offsets[f])
-            yield field.name, "<other>"
-            code_of = self._codes_by_row(number, f, len(raw), size)
-            yield from ((field.name, raw[code]) for code in code_of)
-            number += 1
+            raw = self.dataset.raw_ids(field.name)
+            yield field.name, OTHER
+            yield from ((field.name, raw[int(code)]) for code in codes[1:])
 
     def save(self, folder: Path) -> None:
-        """Write the arrays."""
-        for name, array in self._arrays().items():
-            np.save(folder / f"{name}.npy", array)
+        """Write the arrays into a folder."""
+        for name in _SAVED:
+            save_array(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
-    def load(cls, folder: Path, fields: Sequence[Field]) -> TrainVocabulary:
-        """Read what `save` wrote."""
-        return cls(fields, *(np.load(folder / f"{name}.npy") for name in ("offsets", "frequency", "remap", "starts")))
+    def load(cls, folder: Path, dataset: EncodedDataset) -> TrainVocabulary:
+        """Read what `save` wrote; the arrays are memory-mapped. Raises OSError or ValueError when they are damaged."""
+        vocabulary = cls(dataset, **{name: np.asarray(open_array(folder / f"{name}.npy")) for name in _SAVED})
+        if len(vocabulary.remap) != sum(dataset.cardinalities) or len(vocabulary.offsets) != len(dataset.fields) + 1:
+            raise ValueError(f"{folder}: made for other data")
+        return vocabulary
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {"offsets": self.offsets, "frequency": self.frequency, "remap": self._remap, "starts": self._starts}
+    def _rows_of(self, codes: np.ndarray) -> np.ndarray:
+        return np.take(self.remap, codes + self._code_starts)
 
-    def _codes_by_row(self, number: int, field: int, codes: int, size: int) -> list[int]:
-        start = int(self._starts[number])
-        local = self._remap[start : start + codes] - self.offsets[field]
-        by_row = np.zeros(size, dtype=np.int64)
-        known = np.flatnonzero(local)
-        by_row[local[known]] = known
-        return by_row[1:].tolist()
+    @cached_property
+    def _code_starts(self) -> np.ndarray:
+        return np.cumsum([0, *self.dataset.cardinalities])[:-1]
+
+    @cached_property
+    def _categorical_at(self) -> slice | np.ndarray:
+        return _places([field.kind == "categorical" for field in self.fields])
+
+    @cached_property
+    def _numeric_at(self) -> slice | np.ndarray:
+        return _places([field.kind == "numeric" for field in self.fields])
 
 
-def build_vocabulary(dataset: EncodedDataset, train_rows: np.ndarray, min_count: int) -> TrainVocabulary:
-    """Give a row to every raw id that occurs at least `min_count` times among `train_rows`."""
-    counts, present = _counts(dataset, train_rows)
-    remaps, frequencies, offsets = [], [], [0]
-    categorical, numeric = iter(counts), iter(present)
+_SAVED = ("offsets", "frequency", "code_of", "remap")
+
+
+def build_vocabulary(dataset: EncodedDataset, train_rows: np.ndarray, min_count: int = 1) -> TrainVocabulary:
+    """Give a row to every feature that occurs at least `min_count` times in the rows of train."""
+    counts = iter(_counts(dataset, train_rows))
+    present = iter(_present(dataset, train_rows))
+    offsets, frequency, code_of, remap = [0], [], [], []
     for field in dataset.fields:
         if field.kind == "numeric":
-            seen = next(numeric)
-            frequencies.append(np.array([len(train_rows) - seen, seen]))
+            seen = next(present)
+            frequency.append(np.array([len(train_rows) - seen, seen]))
+            code_of.append(np.array([-1, -1]))
         else:
-            remap, frequency = _rows_of(next(categorical), min_count)
-            remaps.append(remap + offsets[-1])
-            frequencies.append(frequency)
-        offsets.append(offsets[-1] + len(frequencies[-1]))
-    starts = np.cumsum([0, *(len(remap) for remap in remaps)])[:-1] if remaps else np.zeros(0, np.int64)
-    flat = np.concatenate(remaps) if remaps else np.zeros(0, np.int64)
+            occurrences = next(counts)
+            kept = _kept(occurrences, min_count)
+            rows = np.full(len(occurrences), offsets[-1])
+            rows[kept] = offsets[-1] + 1 + np.arange(len(kept))
+            remap.append(rows)
+            frequency.append(np.append(len(train_rows) - occurrences[kept].sum(), occurrences[kept]))
+            code_of.append(np.append(-1, kept))
+        offsets.append(offsets[-1] + len(frequency[-1]))
+    empty = np.empty(0, dtype=np.int64)
     return TrainVocabulary(
-        dataset.fields, np.array(offsets), np.concatenate(frequencies), flat, starts.astype(np.int64)
+        dataset,
+        np.asarray(offsets, dtype=np.int64),
+        np.concatenate(frequency).astype(np.int64),
+        np.concatenate(code_of).astype(np.int64),
+        np.concatenate([empty, *remap]),
     )
 
 
-def _rows_of(counts: np.ndarray, min_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Code → row within the field (0 = out of vocabulary), and the frequency of each row."""
-    order = np.argsort(-counts, kind="stable")
-    kept = order[counts[order] >= max(min_count, 1)]
-    remap = np.zeros(len(counts), dtype=np.int64)
-    remap[kept] = np.arange(1, len(kept) + 1)
-    return remap, np.concatenate([[counts.sum() - counts[kept].sum()], counts[kept]])
+def _places(wanted: list[bool]) -> slice | np.ndarray:
+    """The places where `wanted` is true; as a slice, which is faster to write through, if they are neighbours."""
+    places = np.flatnonzero(wanted)
+    together = len(places) and places[-1] - places[0] + 1 == len(places)
+    return slice(int(places[0]), int(places[-1]) + 1) if together else places
 
 
-def _counts(dataset: EncodedDataset, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Occurrences of each code in each categorical field, and present numbers in each numeric one."""
-    counts = [np.zeros(size, dtype=np.int64) for size in dataset.cardinalities]
-    present = np.zeros(sum(field.kind == "numeric" for field in dataset.fields), dtype=np.int64)
-    for start in range(0, len(rows), _PIECE):
-        piece = rows[start : start + _PIECE]
-        codes = dataset.codes[piece]
-        for number, count in enumerate(counts):
-            count += np.bincount(codes[:, number], minlength=len(count))
-        if dataset.values is not None:
-            present += (~np.isnan(dataset.values[piece])).sum(0)
-    return counts, present
+def _kept(occurrences: np.ndarray, min_count: int) -> np.ndarray:
+    """The codes with a row of their own, most frequent first, ties by code."""
+    order = np.argsort(-occurrences, kind="stable")
+    return order[occurrences[order] >= max(min_count, 1)]
+
+
+def _counts(dataset: EncodedDataset, rows: np.ndarray) -> list[np.ndarray]:
+    """For each categorical field, (n_f,) how often each raw code occurs in the rows."""
+    totals = [np.zeros(size, dtype=np.int64) for size in dataset.cardinalities]
+    for part in row_slices(len(rows)) if totals else ():
+        codes = dataset.codes[rows[part]]
+        for total, column in zip(totals, codes.T, strict=True):
+            total += np.bincount(column, minlength=len(total))
+    return totals
+
+
+def _present(dataset: EncodedDataset, rows: np.ndarray) -> list[int]:
+    """For each numeric field, in how many of the rows there is a number."""
+    if dataset.values is None:
+        return []
+    total = np.zeros(dataset.values.shape[1], dtype=np.int64)
+    for part in row_slices(len(rows)):
+        total += np.count_nonzero(~np.isnan(dataset.values[rows[part]]), axis=0)
+    return total.tolist()

@@ -24,10 +24,7 @@ from dnis_lightning.paths import whole_file
 DPI = 150
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#595959", "#EFEFEF"
 STYLE: dict[Any, Any] = {
-    "font.size": 10.0,
-    "axes.titlesize": 11.5,
     "axes.titlelocation": "left",
-    "axes.titlepad": 10.0,
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "boxplot.showfliers"), False),
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
     **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor", "boxplot.medianprops.color"), "black"),
@@ -85,18 +82,15 @@ def _mark_best(axes: Axes, metrics: pd.DataFrame, metric: str) -> None:
     if len(seen):
         values = seen[f"select/{metric}"].to_numpy(float)
         best = int(values.argmax() if metric.split("@")[0] in LARGER_IS_BETTER else values.argmin())
-        epoch = int(seen["epoch"].iloc[best])
-        label = f"best: {values[best]:.4f}\n(epoch {epoch})"
-        axes.plot([epoch], [values[best]], "*", color=ORANGE, markersize=14, zorder=5, label=label)
+        label = f"best: {values[best]:.4f}\n(epoch {seen['epoch'].iloc[best]})"
+        axes.plot(seen["epoch"].iloc[best], values[best], "*", color=ORANGE, markersize=14, zorder=5, label=label)
 
 
 def _label_curves(axes: Sequence[Axes], metric: str) -> None:
-    axes[0].set_ylabel(f"{metric} on the select split")
-    for axis in axes:
+    for axis, label in zip(axes, (f"{metric} on the select split", "loss, mean over the epoch"), strict=False):
+        axis.set_ylabel(label)
         axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if len(axes) > 1:
-        axes[1].set_ylabel("loss, mean over the epoch")
     axes[-1].set_xlabel("epoch, counted through all phases")
 
 
@@ -182,9 +176,8 @@ def gates_distribution(gates: np.ndarray) -> Figure:
     axes.scatter(place[:, None] + jitter, gates, s=7, color=BLUE, alpha=0.35, linewidths=0, zorder=1)
     axes.boxplot(gates.T, positions=place, widths=0.68, manage_ticks=False, zorder=3)
     axes.plot(place, gates.mean(1), "D", color=ORANGE, markersize=5, markeredgecolor="white", zorder=4, label="mean")
-    axes.set(xlabel="block of features (1 = most frequent)", ylabel="gate α")
+    axes.set(xlabel="block of features (1 = most frequent)", ylabel="gate α", title=f"Gates found, {dims} to a block")
     axes.set(xlim=(0.3, blocks + 0.7), ylim=(-0.03, 1.03))
-    axes.set_title(f"Gates at the end of the search, {dims} to a block")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=25, min_n_ticks=1))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, handletextpad=0.1)
     return figure
@@ -211,7 +204,7 @@ def dims_against_frequency(dims: np.ndarray, frequency: np.ndarray, base_dim: in
     _label_margins(above, right)
     corner = figure.add_subplot(grid[0, 1], frame_on=False, xticks=[], yticks=[])
     corner.legend(*joint.get_legend_handles_labels(), loc="lower left", handlelength=1.2, borderpad=0)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=11.5)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12)
     return figure
 
 
@@ -238,14 +231,12 @@ def _joint(axes: Axes, dims: np.ndarray, place: np.ndarray, columns: np.ndarray,
 
 
 def _label_joint(axes: Axes, place: np.ndarray, columns: np.ndarray, levels: np.ndarray) -> None:
-    ticks: list[float] = list(range(int(columns[-1]) + 1))
-    left = -0.15
-    if (place == NEVER).any():
-        ticks, left = [NEVER, *ticks], NEVER - 0.15
-        axes.axvline(NEVER / 2, color=GREY, linewidth=0.9, linestyle=":")
-    axes.set_xticks(ticks, ["0" if tick == NEVER else f"$10^{{{tick}}}$" for tick in ticks])
+    powers = range(int(columns[-1]) + 1)
+    axes.set_xticks([NEVER, *powers], ["0", *(f"$10^{{{power}}}$" for power in powers)])
+    axes.axvline(NEVER / 2, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(xlabel="frequency of a feature in train (rows)", ylabel="kept dimensions of a feature")
     pad = (levels[-1] - levels[0]) / 60
+    left = min(place.min(initial=0), 0) - 0.15
     axes.set(xlim=(left, columns[-1] + 0.05), ylim=(levels[0] - pad, levels[-1] + pad))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 

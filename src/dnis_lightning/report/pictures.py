@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dnis_lightning.report import figures
+import dnis_lightning.report.figures as figures
 
 
 def draw(

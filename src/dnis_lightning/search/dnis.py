@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Literal
 
 from dnis_lightning.quantities import Count, NonNegative, Positive, Whole
@@ -12,12 +13,14 @@ from dnis_lightning.search.trial import GateStep, PenaltyStage, Per, Phase, Stop
 class Dnis:
     """One trial of up to three phases: warm start (Θ alone, α = 1), search (Algorithm 1), fit (Θ alone, α fixed).
 
-    xi, gates_lr, penalty, epsilon: see `GateStep`. gates_lr_per: `step`, or `pass` for a step that is spread over one
-    pass of the search rows and so means the same on 10^5 and on 10^8 rows.
+    xi, gates_lr, penalty, epsilon: see `GateStep`. gates_lr_per: `step`, or `epoch` for a step that is spread over one
+    epoch and so means the same on 10^5 and on 10^8 rows.
     warm_start: epochs at most of the first phase, 0 for none. tables_only: the search moves embeddings and first-order
     terms alone.
     search_epochs, search_patience, least_epochs, least_lr: when the search has converged, see `Stopping`.
-    fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none.
+    search_plateau: whether the search lowers the learning rate on plateaus.
+    fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none; fit_fresh: it
+    starts from the initial weights instead of those that the search ends with.
     patience: of the phases without gates.
     """
 
@@ -38,7 +41,9 @@ class Dnis:
         search_patience: Count,
         least_epochs: Count,
         least_lr: NonNegative,
+        search_plateau: bool,
         fit_epochs: Whole,
+        fit_fresh: bool,
         patience: Count,
     ) -> None:
         self.gates = GateStep(
@@ -47,7 +52,7 @@ class Dnis:
         self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
         self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr)
         self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
-        self.tables_only = tables_only
+        self.tables_only, self.search_plateau, self.fit_fresh = tables_only, search_plateau, fit_fresh
 
     def trials(self) -> Generator[Trial, TrialResult, None]:
         """The one trial."""
@@ -56,6 +61,7 @@ class Dnis:
     def _phases(self) -> Generator[Phase, None, None]:
         if self.warm_start:
             yield Phase("warm_start", "train", self.warm_start)
-        yield Phase("search", "train", self.search, self.gates, tables_only=self.tables_only, reset_gates=True)
+        search = Phase("search", "train", self.search, self.gates, plateau=self.search_plateau, reset_gates=True)
+        yield replace(search, tables_only=self.tables_only)
         if self.fit:
-            yield Phase("fit", "train+search", self.fit)
+            yield Phase("fit", "train+search", self.fit, fresh=self.fit_fresh)

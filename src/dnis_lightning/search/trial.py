@@ -8,14 +8,15 @@ from typing import Literal, Protocol
 
 Rows = Literal["train", "train+search"]
 PenaltyStage = Literal["raw", "normalised"]
-Per = Literal["step", "pass"]
+Per = Literal["step", "epoch"]
 
 
 @dataclass(frozen=True)
 class Stopping:
     """When a phase has converged: the task's metric on select has not fallen for `patience` epochs.
 
-    max_epochs: at the latest; least_epochs: not before. The weights of the best epoch are what a phase ends with.
+    max_epochs: at the latest; least_epochs: not before, and no earlier epoch counts as the best. The weights of the
+    best epoch are what a phase ends with.
     least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
     """
 
@@ -29,7 +30,7 @@ class Stopping:
 class GateStep:
     """Lines 7 to 9 of Algorithm 1.
 
-    xi: ξ of equation 7. lr: step of α, per batch or spread over one pass of the search rows (`per`).
+    xi: ξ of equation 7. lr: step of α, at every batch or spread over one epoch (`per`).
     penalty: L1 on α, added to the gradient before equation 8 (`raw`) or after it (`normalised`).
     epsilon: ε_g. shortest: an epoch ends with the shorter of the two loaders instead of the longer.
     """
@@ -46,7 +47,11 @@ class GateStep:
 
 @dataclass(frozen=True)
 class Phase:
-    """One training: which rows the weights see, which weights move, whether gates move too."""
+    """One training: which rows the weights see, which weights move, whether gates move too.
+
+    tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
+    the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus.
+    """
 
     name: str
     rows: Rows
@@ -54,6 +59,8 @@ class Phase:
     gates: GateStep | None = None
     tables_only: bool = False
     reset_gates: bool = False
+    fresh: bool = False
+    plateau: bool = True
 
 
 @dataclass(frozen=True)

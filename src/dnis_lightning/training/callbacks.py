@@ -34,7 +34,7 @@ class BestWeights(L.Callback):
         assert isinstance(pl_module, FitModule)
         value = float(trainer.callback_metrics[self.monitor])
         self.epochs += 1
-        if value < self.best:
+        if value < self.best and self.epochs >= self.stopping.least_epochs:
             self.best, self.best_epoch, self.weights = value, self.epochs, pl_module.recommender.weights()
         trainer.should_stop = self._converged(value, pl_module.learning_rate)
 

@@ -44,6 +44,12 @@ class SplitsDataModule(L.LightningDataModule):
             loaders["search"] = self._loader(self.prepared.split.search, shuffle=True, seed=self.seed + 1)
         return CombinedLoader(loaders, "min_size" if self.shortest else "max_size_cycle")
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch of training."""
+        lengths = [len(loader) for loader in self.train_dataloader().flattened]
+        return max(min(lengths) if self.shortest else max(lengths), 1)
+
     def val_dataloader(self) -> Loader:
         """The select split in order."""
         return self._loader(self.prepared.split.select, shuffle=False)

@@ -7,10 +7,11 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import lightning as L
+from torch import Tensor
 
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.recommender import Recommender
@@ -55,13 +56,25 @@ class PhaseRunner:
     callbacks: list[L.Callback] = field(default_factory=list)
     logger: Any = False
 
-    def fit(self, name: str, phase: Phase, model: Recommender, *, keep_weights: bool = True) -> dict[str, Any]:
+    def fit(
+        self,
+        name: str,
+        phase: Phase,
+        model: Recommender,
+        *,
+        start: dict[str, Tensor] | None = None,
+        keep_weights: bool = True,
+    ) -> dict[str, Any]:
         """Train `model` through a phase and leave it with the weights of its best epoch.
 
-        name: the step's name in the journal; a finished step is read back instead. keep_weights: whether the journal
-        keeps what this phase ends with. Returns seconds, epochs, and the best value of the task's metric on select.
+        name: the step's name in the journal; a finished step is read back instead. start: the weights that a `fresh`
+        phase goes back to. keep_weights: whether the journal keeps what this phase ends with.
+        Returns seconds, epochs, and the best value of the task's metric on select.
         """
         if name not in self.journal.done:
+            if phase.fresh and start is not None:
+                gates = {} if model.gates is None else {"selection.gates": model.gates.detach().clone()}
+                model.load_weights(start | gates)
             self._train(name, phase, model, keep_weights)
         elif self.journal.weights_of == name and self.journal.weights is not None:
             model.load_weights(self.journal.weights)
@@ -92,14 +105,17 @@ class PhaseRunner:
         }
         self.journal.history = history.state_dict()
         self.journal.record(name, facts, model.weights() if keep_weights else None)
+        if keep_weights and trainer.is_global_zero:
+            self.journal.write()
         log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
 
     def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
+        step = self.step if phase.plateau else replace(self.step, plateau_patience=None)
         if phase.gates is None:
-            return FitModule(model, self.objective, self.step, tables_only=phase.tables_only)
-        steps = max(-(-len(self.prepared.split.search) // self.batch_size), 1)
+            return FitModule(model, self.objective, step, tables_only=phase.tables_only)
+        steps = data.steps_per_epoch
         return SearchModule(
-            model, self.objective, self.step, phase.gates, steps_per_pass=steps, tables_only=phase.tables_only
+            model, self.objective, step, phase.gates, steps_per_epoch=steps, tables_only=phase.tables_only
         )
 
     def _data(self, name: str, phase: Phase) -> SplitsDataModule:

@@ -25,12 +25,12 @@ class SearchModule(FitModule):
         step: WeightStep,
         gate_step: GateStep,
         *,
-        steps_per_pass: int,
+        steps_per_epoch: int,
         tables_only: bool = False,
     ) -> None:
         super().__init__(recommender, objective, step, tables_only=tables_only)
         self.gate_step = gate_step
-        self.gates_lr = gate_step.lr / steps_per_pass if gate_step.per == "pass" else gate_step.lr
+        self.gates_lr = gate_step.lr / steps_per_epoch if gate_step.per == "epoch" else gate_step.lr
 
     def configure_optimizers(self) -> Any:
         """Θ's optimizer and α's."""

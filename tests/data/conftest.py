@@ -1,0 +1,130 @@
+"""Small raw files in the real layouts, a source of any shape, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.store import EncodedDataset, encode
+
+LINES = {
+    "100k": [f"{u}\t{i}\t{1 + (u + i) % 5}\t{100 * u + i}" for u in range(1, 7) for i in range(1, 7)],
+    "1m": [f"{u}::{i}::{1 + (u + i) % 5}::{100 * u + i}" for u in range(1, 7) for i in range(1, 7)],
+    "20m": ["userId,movieId,rating,timestamp"]
+    + [f"{u},{i},{1 + (u + i) % 9 / 2},{100 * u + i}" for u in range(1, 7) for i in range(1, 7)],
+}
+FILES = {"100k": "ml-100k/u.data", "1m": "ml-1m/ratings.dat", "20m": "ml-20m/ratings.csv"}
+
+
+class Table:
+    """A source made of arrays, given out `rows_at_once` rows at a time."""
+
+    name = "table"
+
+    def __init__(
+        self,
+        columns: dict[str, np.ndarray],
+        label: np.ndarray,
+        time: np.ndarray | None = None,
+        *,
+        task: TaskName = "rating",
+        user_field: str | None = None,
+        rows_at_once: int = 7,
+        mark: str = "",
+    ) -> None:
+        self.columns, self.label, self.time = columns, label, time
+        self.task, self.user_field, self.rows_at_once, self.mark = task, user_field, rows_at_once, mark
+        numeric = {name for name, column in columns.items() if column.dtype.kind == "f"}
+        self.fields = tuple(Field(name, "numeric" if name in numeric else "categorical") for name in columns)
+
+    def identity(self) -> dict[str, Any]:
+        return {"rows": len(self.label), "mark": self.mark}
+
+    def chunks(self) -> Iterator[Chunk]:
+        for start in range(0, len(self.label), self.rows_at_once):
+            part = slice(start, start + self.rows_at_once)
+            columns = {name: column[part] for name, column in self.columns.items()}
+            time = None if self.time is None else self.time[part]
+            yield Chunk(columns, self.label[part], time, min(1.0, (start + self.rows_at_once) / len(self.label)))
+
+
+def random_table(rows: int, *, seed: int = 0, **options: Any) -> Table:
+    """Fields a (number), b (text with missing ones), c (integers); user is c; times with ties."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=rows).astype(np.float32)
+    numbers[rng.random(rows) < 0.3] = np.nan
+    text = np.array(["", "x", "y", "zürich", "w"], dtype=object)[rng.integers(0, 5, rows)]
+    columns = {"a": numbers, "b": text, "c": rng.integers(10, 30, rows)}
+    label = rng.normal(size=rows).astype(np.float32)
+    return Table(columns, label, rng.integers(0, rows // 3 + 1, rows), user_field="c", **options)
+
+
+@pytest.fixture
+def table() -> Table:
+    return random_table(300)
+
+
+@pytest.fixture
+def dataset(table: Table, tmp_path: Path) -> EncodedDataset:
+    return encode(table, tmp_path / "cache")
+
+
+def write_movielens(root: Path, version: str, lines: list[str] | None = None, *, zipped: bool = False) -> Path:
+    """A small MovieLens in its own layout; the path of the file, or of the archive."""
+    text = "\n".join(LINES[version] if lines is None else lines) + "\n"
+    path = root / (f"ml-{version}.zip" if zipped else FILES[version])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if zipped:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(FILES[version], text)
+    else:
+        path.write_text(text)
+    return path
+
+
+def criteo_line(label: object = 0, **columns: object) -> str:
+    """A line of train.txt; columns that are not given are missing."""
+    names = [f"I{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 27)]
+    return "\t".join([str(label), *(str(columns.get(name, "")) for name in names)])
+
+
+def write_criteo(root: Path, lines: list[str]) -> Path:
+    """A train.txt where it is looked for."""
+    path = root / "criteo" / "train.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def criteo_lines() -> list[str]:
+    rng = np.random.default_rng(3)
+    return [
+        criteo_line(
+            int(rng.integers(2)), I1=int(rng.integers(-2, 50)), I2=i, C1=f"{i % 7:08x}", C26="ff" if i % 3 else ""
+        )
+        for i in range(40)
+    ]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; skips the test where it is absent."""
+    named = os.environ.get("DNIS_TEST_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"
+    if not (folder / "ml-1m.zip").exists():
+        pytest.skip(f"no real data in {folder}")
+    return folder
+
+
+@pytest.fixture
+def listing() -> Callable[[Path], list[str]]:
+    """All that lies under a folder, hidden things too."""
+    return lambda folder: sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dnis_lightning.data.split import PARTS, Shares, Split, split_rows
+from dnis_lightning.data.store import EncodedDataset, encode
+from dnis_lightning.errors import DataError
+
+from .conftest import Table, random_table
+
+RANDOM: tuple[Any, ...] = ("three_way", "paper", "authors")
+ALL: tuple[Any, ...] = (*RANDOM, "time", "leave_one_out")
+
+
+def rows_of(split: Split) -> np.ndarray:
+    parts = ["train", "search", "test"] + ([] if split.shared else ["select"])
+    return np.concatenate([getattr(split, name) for name in parts])
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_parts_are_disjoint_sorted_and_cover_all_rows(kind: Any, seed: int, dataset: EncodedDataset) -> None:
+    split = split_rows(dataset, kind, seed)
+    np.testing.assert_array_equal(np.sort(rows_of(split)), np.arange(dataset.rows))
+    for name in PARTS:
+        part = getattr(split, name)
+        assert part.dtype == np.int64
+        assert len(part)
+        assert (np.diff(part) > 0).all()
+    assert split.rows == {name: len(getattr(split, name)) for name in PARTS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "shares"),
+    [
+        ("three_way", "rating", (0.8, 0.05, 0.05, 0.1)),
+        ("paper", "rating", (0.8, 0.1, 0.1, 0.1)),
+        ("authors", "rating", (0.7, 0.2, 0.2, 0.1)),
+        ("authors", "ctr", (0.72, 0.18, 0.18, 0.1)),
+        ("time", "ctr", (0.8, 0.05, 0.05, 0.1)),
+    ],
+)
+def test_the_shares_are_those_of_the_kind(kind: Any, task: Any, shares: tuple[float, ...], tmp_path: Path) -> None:
+    split = split_rows(encode(random_table(1000, task=task), tmp_path), kind, 0)
+    assert tuple(split.rows.values()) == tuple(round(1000 * share) for share in shares)
+    assert split.shared == (kind in ("paper", "authors"))
+    assert split.shared == (split.search is split.select)
+
+
+def test_all_random_kinds_test_on_the_same_rows(dataset: EncodedDataset) -> None:
+    tests = [split_rows(dataset, kind, 4).test for kind in RANDOM]
+    for test in tests:
+        np.testing.assert_array_equal(test, tests[0])
+    assert not np.array_equal(tests[0], split_rows(dataset, "paper", 5).test)
+
+
+def test_the_latest_rows_are_test(dataset: EncodedDataset) -> None:
+    split = split_rows(dataset, "time", 0)
+    order = sorted(range(dataset.rows), key=lambda row: (dataset.time[row], row))  # type: ignore[index]
+    ends = np.cumsum([240, 15, 15, 30])
+    for name, start, end in zip(("train", "search", "select", "test"), [0, *ends], ends, strict=False):
+        assert getattr(split, name).tolist() == sorted(order[start:end])
+
+
+def test_leave_one_out_leaves_out_the_last_rows_of_each_user(dataset: EncodedDataset) -> None:
+    split = split_rows(dataset, "leave_one_out", 0)
+    expected: dict[str, list[int]] = {name: [] for name in PARTS}
+    for user in np.unique(dataset.codes[:, 1]):
+        mine = [row for row in range(dataset.rows) if dataset.codes[row, 1] == user]
+        mine.sort(key=lambda row: (dataset.time[row], row))  # type: ignore[index]
+        if len(mine) < 4:
+            expected["train"] += mine
+            continue
+        expected["train"] += mine[:-3]
+        for name, row in zip(("search", "select", "test"), mine[-3:], strict=True):
+            expected[name].append(row)
+    for name in PARTS:
+        assert getattr(split, name).tolist() == sorted(expected[name])
+
+
+def test_leave_one_out_keeps_small_users_in_train(tmp_path: Path) -> None:
+    user = np.array([1, 1, 1, 2, 2, 2, 2])
+    table = Table({"u": user}, np.zeros(7, np.float32), np.array([3, 2, 1, 9, 9, 9, 8]), user_field="u")
+    split = split_rows(encode(table, tmp_path), "leave_one_out", 0)
+    assert [getattr(split, name).tolist() for name in PARTS] == [[0, 1, 2, 6], [3], [4], [5]]
+
+
+def test_shares_may_be_given(dataset: EncodedDataset) -> None:
+    split = split_rows(dataset, "three_way", 0, Shares(0.1, 0.2, 0.3))
+    assert split.rows == {"train": 120, "search": 30, "select": 60, "test": 90}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9, 10, 11, 19, 20, 29])
+@pytest.mark.parametrize("kind", ALL)
+def test_on_tiny_data_no_part_is_empty_or_the_fault_is_named(kind: Any, rows: int, tmp_path: Path) -> None:
+    dataset = encode(random_table(rows), tmp_path)
+    said = ""
+    try:
+        split = split_rows(dataset, kind, 0)
+    except DataError as fault:
+        said = str(fault)
+    if said:
+        assert said.startswith(f"data.split={kind}: of the {rows} rows of table none is left for")
+    else:
+        assert min(split.rows.values()) > 0
+
+
+@pytest.mark.parametrize("kind", ["time", "leave_one_out"])
+def test_a_split_that_needs_time_says_so(kind: Any, tmp_path: Path) -> None:
+    table = Table({"u": np.arange(20)}, np.zeros(20, np.float32), user_field="u")
+    with pytest.raises(DataError, match=f"data.split={kind}: table has no time column; take data.split=three_way"):
+        split_rows(encode(table, tmp_path), kind, 0)
+
+
+def test_an_unknown_kind_is_named(dataset: EncodedDataset) -> None:
+    with pytest.raises(DataError, match=r"data\.split=thirds: there is no such split; choose one of three_way, paper"):
+        split_rows(dataset, "thirds", 0)  # type: ignore[arg-type]
+
+
+def test_a_split_that_needs_users_says_so(tmp_path: Path) -> None:
+    table = Table({"u": np.arange(20)}, np.zeros(20, np.float32), np.arange(20))
+    with pytest.raises(DataError, match="table has no field for the user"):
+        split_rows(encode(table, tmp_path), "leave_one_out", 0)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnis_lightning.data.split import split_rows
+from dnis_lightning.data.store import EncodedDataset
+from dnis_lightning.data.vocabulary import MISSING, OTHER, VALUE, TrainVocabulary, build_vocabulary
+
+from .conftest import Table
+
+
+@pytest.fixture
+def train(dataset: EncodedDataset) -> np.ndarray:
+    return split_rows(dataset, "three_way", 0).train[:60]
+
+
+@pytest.fixture(params=[1, 3, 1000])
+def vocabulary(request: pytest.FixtureRequest, dataset: EncodedDataset, train: np.ndarray) -> TrainVocabulary:
+    return build_vocabulary(dataset, train, request.param)
+
+
+def test_each_field_begins_with_its_out_of_vocabulary_row(vocabulary: TrainVocabulary) -> None:
+    names = list(vocabulary.names())
+    assert len(names) == vocabulary.features == len(vocabulary.frequency) == len(vocabulary.field_of)
+    assert [names[row] for row in vocabulary.out_of_vocabulary] == [("a", MISSING), ("b", OTHER), ("c", OTHER)]
+    assert names[1] == ("a", VALUE)
+    assert [vocabulary.fields[number].name for number in vocabulary.field_of] == [field for field, _ in names]
+
+
+@pytest.mark.parametrize("min_count", [1, 3, 1000])
+def test_rows_are_the_features_seen_often_enough_by_descending_frequency(
+    min_count: int, dataset: EncodedDataset, table: Table, train: np.ndarray
+) -> None:
+    vocabulary = build_vocabulary(dataset, train, min_count)
+    names = list(vocabulary.names())
+    for number, field in enumerate("abc"):
+        own = slice(vocabulary.offsets[number], vocabulary.offsets[number + 1])
+        told = dict(zip([raw for _, raw in names[own]], vocabulary.frequency[own].tolist(), strict=True))
+        column = table.columns[field][train]
+        if field == "a":
+            missing = int(np.isnan(column).sum())
+            assert told == {MISSING: missing, VALUE: len(train) - missing}
+            continue
+        counts = Counter(str(raw) for raw in column)
+        kept = {raw: count for raw, count in counts.items() if count >= min_count}
+        assert told == {OTHER: len(train) - sum(kept.values()), **kept}
+        assert list(told.values())[1:] == sorted(kept.values(), reverse=True)
+
+
+def test_ties_are_in_the_order_of_the_codes(dataset: EncodedDataset, train: np.ndarray) -> None:
+    vocabulary = build_vocabulary(dataset, train, 1)
+    code, frequency = vocabulary.code_of[vocabulary.offsets[2] + 1 :], vocabulary.frequency[vocabulary.offsets[2] + 1 :]
+    assert (np.diff(code)[np.diff(frequency) == 0] > 0).all()
+
+
+def test_encoding_agrees_with_a_loop(vocabulary: TrainVocabulary, dataset: EncodedDataset, table: Table) -> None:
+    row_of = {name: row for row, name in enumerate(vocabulary.names())}
+    ids, values = vocabulary.encode(np.asarray(dataset.codes), np.asarray(dataset.values))
+    assert values is not None
+    assert (ids.dtype, values.dtype) == (np.int64, np.float32)
+    for row in range(dataset.rows):
+        number = table.columns["a"][row]
+        if np.isnan(number):
+            assert (ids[row, 0], values[row, 0]) == (row_of["a", MISSING], 1)
+        else:
+            assert (ids[row, 0], values[row, 0]) == (row_of["a", VALUE], number)
+        for place, field in ((1, "b"), (2, "c")):
+            raw = str(table.columns[field][row])
+            assert ids[row, place] == row_of.get((field, raw), row_of[field, OTHER])
+            assert values[row, place] == 1
+
+
+def test_the_frequency_counts_the_encoded_rows_of_train(
+    vocabulary: TrainVocabulary, dataset: EncodedDataset, train: np.ndarray
+) -> None:
+    assert dataset.values is not None
+    ids, _ = vocabulary.encode(dataset.codes[train], dataset.values[train])
+    np.testing.assert_array_equal(vocabulary.frequency, np.bincount(ids.ravel(), minlength=vocabulary.features))
+
+
+def test_with_min_count_1_train_maps_nothing_to_the_out_of_vocabulary_rows(
+    dataset: EncodedDataset, train: np.ndarray
+) -> None:
+    vocabulary = build_vocabulary(dataset, train, 1)
+    assert vocabulary.frequency[vocabulary.out_of_vocabulary[1:]].tolist() == [0, 0]
+    assert vocabulary.is_out_of_vocabulary.sum() == 3
+
+
+def test_it_is_saved_and_loaded(vocabulary: TrainVocabulary, dataset: EncodedDataset, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path)
+    loaded = TrainVocabulary.load(tmp_path, dataset)
+    for name in ("offsets", "frequency", "code_of", "remap"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(vocabulary, name))
+    np.save(tmp_path / "remap.npy", vocabulary.remap[:-1])
+    with pytest.raises(ValueError, match="made for other data"):
+        TrainVocabulary.load(tmp_path, dataset)

@@ -1,0 +1,212 @@
+"""The command line from end to end on planted data: what a run leaves behind, and what it says of a user's mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dnis_lightning.errors import RunError
+from dnis_lightning.run import rebuild
+from dnis_lightning.scheme import Scheme
+from tests.command import TINY, TINY_DNIS, dnis, result_of
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    """One DNIS run with two cuts and a threshold: its folder and its result."""
+    return result_of(dnis(tmp_path_factory.mktemp("run"), *TINY_DNIS, "prune.thresholds=[0.01]"))
+
+
+def test_the_folder_is_named_by_data_model_search_time_job_and_seed(finished) -> None:
+    folder, _ = finished
+    assert folder.parent.name == "synthetic-mf-dnis"
+    date, time, job, seed = folder.name.split("-")
+    assert (len(date), len(time), job, seed) == (8, 6, "0", "s0")
+
+
+def test_a_run_leaves_all_its_files(finished) -> None:
+    folder, _ = finished
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "metrics.csv", "run.log", "result.json", "recommender.json", "dims.csv"}
+    expected |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    expected |= {f"schemes/{name}.safetensors" for name in ("cr-2", "cr-4", "eps-0.01")}
+    expected |= {f"figures/{name}.png" for name in ("learning_curves", "gates", "gates_over_time", "dims_cr-2")}
+    assert expected <= names
+    assert not [name for name in names if Path(name).name.startswith(".")], "no temporary file is left"
+
+
+def test_the_result_has_the_fixed_keys(finished) -> None:
+    _, result = finished
+    identity = {"schema", "data", "model", "search", "profile", "task", "seed", "split", "split_seed", "trial"}
+    sizes = {"rows", "features", "fields", "base_dim", "chosen_dim", "blocks"}
+    outcome = {"unpruned", "pruned", "trials", "seconds", "peak_rss_mib", "environment", "command"}
+    assert identity | sizes | outcome <= set(result)
+    assert set(result["rows"]) == {"train", "search", "select", "test"}
+    assert result["rows"] == {"train": 4800, "search": 300, "select": 300, "test": 600}
+    assert {"kept", "first_order", "interaction", "bytes", "metrics"} <= set(result["unpruned"])
+    for cut in result["pruned"]:
+        assert {"budget", "kept", "compression_rate", "bytes", "layout", "dtype", "seconds"} <= set(cut)
+        assert set(cut["metrics"]) == {"select/mse", "test/mse"}
+        assert set(cut["metrics_before_finetune"]) == {"select/mse"}, "test is looked at once"
+    assert {"prepare", "search", "train", "total"} == set(result["seconds"])
+
+
+def test_cuts_keep_what_their_budget_allows(finished) -> None:
+    folder, result = finished
+    whole = result["features"] * result["base_dim"]
+    by_name = {cut["budget"]: cut for cut in result["pruned"]}
+    assert by_name["cr:2"]["kept"] == round(whole / 2)
+    assert by_name["cr:4"]["kept"] == round(whole / 4)
+    for name, cut in by_name.items():
+        scheme, _ = Scheme.load(folder / "schemes" / f"{name.replace(':', '-')}.safetensors")
+        assert scheme.kept == cut["kept"]
+        assert scheme.bytes(cut["layout"]) == cut["bytes"]
+
+
+def test_dims_say_what_each_feature_keeps(finished) -> None:
+    folder, result = finished
+    with (folder / "dims.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["field", "feature", "block", "frequency", "dims"]
+    assert len(rows) == result["features"]
+    assert sum(int(row["dims"]) for row in rows) == result["pruned"][0]["kept"]
+    assert sum(int(row["dims@cr:4"]) for row in rows) == result["pruned"][1]["kept"]
+    assert sum(int(row["frequency"]) for row in rows) == 2 * result["rows"]["train"]
+
+
+def test_metrics_have_a_row_an_epoch(finished) -> None:
+    folder, _ = finished
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
+    assert list(dict.fromkeys(row["phase"] for row in rows))[:3] == ["dnis/warm_start", "dnis/search", "dnis/fit"]
+    assert all(row["select/mse"] for row in rows)
+    assert all(row["search/loss"] for row in rows if row["phase"] == "dnis/search")
+
+
+def test_a_finished_run_can_be_rebuilt(finished) -> None:
+    folder, result = finished
+    unpruned, cut = rebuild(folder), rebuild(folder, "cr:2")
+    assert unpruned.gates.shape == (4, 6)
+    assert int(cut.table.mask.sum()) == result["pruned"][0]["kept"]
+    assert torch.equal(cut.table.weight[~cut.table.mask], torch.zeros(int((~cut.table.mask).sum())))
+    with pytest.raises(RunError, match="not a scheme"):
+        rebuild(folder, "cr:3")
+    with pytest.raises(RunError, match="is this the folder of a run"):
+        rebuild(folder.parent)
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(tmp_path: Path) -> None:
+    runs = [result_of(dnis(tmp_path, *TINY, "search=none", f"seed={seed}"))[1] for seed in (5, 5, 6)]
+    assert runs[0]["unpruned"]["metrics"] == runs[1]["unpruned"]["metrics"]
+    assert runs[0]["unpruned"]["metrics"] != runs[2]["unpruned"]["metrics"]
+    assert runs[0]["rows"] == runs[2]["rows"]
+
+
+def test_biases_alone_are_a_legal_model(tmp_path: Path) -> None:
+    _, result = result_of(dnis(tmp_path, *TINY, "search=none", "search.base_dim=0"))
+    assert result["unpruned"]["kept"] == 0
+    assert np.isfinite(result["unpruned"]["metrics"]["test/mse"])
+
+
+@pytest.mark.parametrize("profile", ["paper", "authors"])
+def test_profiles_run_and_say_who_they_are(profile: str, tmp_path: Path) -> None:
+    _, result = result_of(dnis(tmp_path, *TINY, f"profile={profile}", "model=fm", "prune=gates"))
+    assert (result["profile"], result["split"]) == (profile, profile)
+    assert result["search_is_select"]
+    assert all(cut["metrics_before_finetune"]["select/mse"] == cut["metrics"]["select/mse"] for cut in result["pruned"])
+
+
+def test_clicks_have_auc_and_logloss(tmp_path: Path) -> None:
+    _, result = result_of(
+        dnis(tmp_path, *TINY_DNIS, "data.task=ctr", "model=fm", "data.field_count=3", "search.xi=0.01")
+    )
+    assert set(result["unpruned"]["metrics"]) == {"select/auc", "select/logloss", "test/auc", "test/logloss"}
+
+
+def test_a_sweep_runs_every_job_and_names_those_that_failed(tmp_path: Path) -> None:
+    done = dnis(tmp_path, "-m", *TINY, "search=none", "search.base_dim=2,3", "data.split=three_way,time")
+    assert done.returncode == 1
+    assert done.stderr.count("has no times") == 2
+    assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2
+    assert not (tmp_path / "multirun.yaml").exists()
+
+
+def test_a_users_own_model_joins_by_one_yaml(tmp_path: Path) -> None:
+    (tmp_path / "my_models.py").write_text(
+        "import torch\n"
+        "class Product(torch.nn.Module):\n"
+        '    """fields and dims are given because the signature has them."""\n'
+        "    def __init__(self, fields: int, dims: int, hidden: int = 4):\n"
+        "        super().__init__()\n"
+        "        self.layers = torch.nn.Sequential(\n"
+        "            torch.nn.Linear(fields * dims, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1))\n"
+        "    def forward(self, rows, batch):\n"
+        "        return self.layers(rows.flatten(1)).squeeze(-1)\n"
+    )
+    (tmp_path / "options" / "model").mkdir(parents=True)
+    (tmp_path / "options" / "model" / "mine.yaml").write_text(
+        "defaults: [_common, _self_]\nname: mine\ninteraction:\n  _target_: my_models.Product\n  hidden: 8\n"
+    )
+    folder, result = result_of(dnis(tmp_path, "--config-dir", "options", *TINY_DNIS, "model=mine"))
+    assert folder.parent.name == "synthetic-mine-dnis"
+    assert result["unpruned"]["interaction"] == 2 * 6 * 8 + 8 + 8 + 1
+    told = json.loads((folder / "recommender.json").read_text())
+    assert told["interaction"] == {"_target_": "my_models.Product", "hidden": 8}
+
+
+MISTAKES = {
+    "unknown option": (["model=mg"], r"^model=mg: there is no such option; choose one of fm, mf"),
+    "misspelt key": (["data.batchsize=3"], r"^data\.batchsize: there is no such key"),
+    "new key": (["+new=3"], r"new: nothing reads this key"),
+    "new key in a group": (["+search.foo=3"], r"search\.foo: nothing reads this key with search=dnis"),
+    "key without a use": (["search=none", "search.xi=0.1"], r"search\.xi: nothing reads this key with search=none"),
+    "negative dimension": (
+        ["search.base_dim=-1"],
+        r"search\.base_dim: it should be greater than or equal to 0, got -1",
+    ),
+    "text for a number": (["optimizer.lr=fast"], r"optimizer\.(node\.)?lr: it should be a valid number, got 'fast'"),
+    "no value": (["data.batch_size=???"], r"data\.batch_size: no value; write data\.batch_size=\.\.\."),
+    "wrong choice": (["search.gates_optimizer=lion"], r"should be 'sgd' or 'adam', got 'lion'"),
+    "rate below one": (["search.rates=[0.5]"], r"search\.rates.*greater than or equal to 1, got 0\.5"),
+    "budget": (["search.budget=25MB"], r"search\.budget: '25MB'; it should read like cr:20, 10% or 25MiB"),
+    "too many blocks": (["search.blocks=500"], r"search\.blocks: 500 blocks for \d+ features"),
+    "empty split": (["data.rows=3"], r"data\.split=three_way: the \w+ part of 3 rows is empty"),
+    "no such run": (["resume=nowhere"], r"resume=nowhere: no config\.yaml that can be read there"),
+    "two fields for mf": (
+        ["data.field_count=3"],
+        r"model=mf: matrix factorisation joins 2 fields, this data has 3; take model=fm",
+    ),
+    "task": (
+        ["data.task=rating", "model.global_bias=middle"],
+        r"model\.global_bias: it should be 'mean', 'zero' or 'none'",
+    ),
+    "missing file": (["data=criteo", "data.path=/nowhere/train.txt"], r"/nowhere/train\.txt: there is no such file"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_a_sentence(name: str, tmp_path: Path) -> None:
+    arguments, says = MISTAKES[name]
+    base = [a for a in TINY if not a.startswith(tuple(x.split("=")[0].lstrip("+") + "=" for x in arguments))]
+    if name == "missing file":
+        base = ["trainer.threads=1"]
+    done = dnis(tmp_path, *base, *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(says, done.stderr.strip(), re.MULTILINE), done.stderr
+    assert not list((tmp_path / "outputs").glob("*/*")), "no half-made run is left"
+
+
+def test_all_faults_come_in_one_message(tmp_path: Path) -> None:
+    done = dnis(tmp_path, *TINY, "search.gates_lr=0", "model.l2=-1", "+new=3", "data.split=half")
+    assert done.returncode == 1
+    for key in ("gates_lr", "model.l2", "new", "data.split"):
+        assert key in done.stderr
+    assert done.stderr.startswith("this configuration cannot be run:")

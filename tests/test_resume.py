@@ -1,0 +1,112 @@
+"""A run that was killed goes on from its last checkpoint and ends bit for bit where an unbroken one ends."""
+
+from __future__ import annotations
+
+import csv
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import TINY_DNIS, command, dnis, environment, figures_of, result_of
+
+LONGER = (*TINY_DNIS, "trainer.max_epochs=6", "search.search_epochs=6", "prune.finetune_epochs=4", "trainer.patience=9")
+EVERY_STEPS = "trainer.checkpoint_every_n_steps=7"
+
+
+def kill_when(folder: Path, pattern: str, arguments: tuple[str, ...]) -> Path:
+    """Start a run, SIGKILL it once a line of its log matches, and return its folder."""
+    process = subprocess.Popen(
+        command(folder, *arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(pattern, line):
+            time.sleep(0.03)  # into the steps after it
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(60)
+    assert process.returncode == -signal.SIGKILL, "it was killed, and not too late"
+    return next(folder.glob("outputs/*/*"))
+
+
+def curves_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the time they took."""
+    with (folder / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory):
+    return result_of(dnis(tmp_path_factory.mktemp("unbroken"), *LONGER, EVERY_STEPS))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "warm_start: epoch 3:",
+        "warm_start: 6 epochs",
+        "search: epoch 9:",
+        "fit: epoch 15",
+        "fine_tune/cr:2: epoch 2",
+        "cr:2: kept",
+    ],
+)
+def test_a_killed_run_ends_as_an_unbroken_one(moment: str, unbroken, tmp_path: Path) -> None:
+    folder = kill_when(tmp_path, re.escape(moment), (*LONGER, EVERY_STEPS))
+    assert not (folder / "result.json").exists()
+    resumed, result = result_of(dnis(tmp_path, *LONGER, EVERY_STEPS, "resume=auto"))
+    assert resumed == folder
+    assert figures_of(result) == figures_of(unbroken[1])
+    assert curves_of(folder) == curves_of(unbroken[0])
+
+
+def test_a_run_can_be_named(unbroken, tmp_path: Path) -> None:
+    folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
+    _, result = result_of(dnis(tmp_path, f"resume={folder}"))
+    assert figures_of(result) == figures_of(unbroken[1])
+
+
+def test_a_named_run_keeps_its_own_configuration(unbroken, tmp_path: Path) -> None:
+    done = dnis(tmp_path, f"resume={unbroken[0]}", "model.l2=0.5")
+    assert done.returncode == 1
+    assert "goes on with its own configuration; drop" in done.stderr
+    assert "model.l2=0.5" in done.stderr
+
+
+def test_a_finished_run_is_not_done_again(unbroken) -> None:
+    folder, _ = unbroken
+    before = (folder / "result.json").stat().st_mtime_ns
+    root = folder.parents[2]
+    done = dnis(root, *LONGER, EVERY_STEPS, "resume=auto")
+    assert done.returncode == 0
+    assert "already finished" in done.stderr
+    assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_auto_starts_afresh_where_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    folder, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto"))
+    other, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto", "seed=1"))
+    assert folder != other
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_an_unreadable_checkpoint_is_named_and_left(content: bytes | None, tmp_path: Path) -> None:
+    folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
+    path = folder / "checkpoints" / "last.ckpt"
+    damaged = path.read_bytes()[:-1000] if content is None else content
+    path.write_bytes(damaged)
+    done = dnis(tmp_path, f"resume={folder}")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"last\.ckpt: the checkpoint cannot be read \(.*\); start again without resume=", done.stderr)
+    assert path.read_bytes() == damaged
+    result_of(dnis(tmp_path, *TINY_DNIS))

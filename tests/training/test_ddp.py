@@ -1,0 +1,39 @@
+"""Two processes on the CPU end where one process with the same global batch ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import TINY_DNIS, dnis, result_of
+
+TWO = ("trainer=ddp", "trainer.devices=2")
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["recommender"]
+
+
+@pytest.mark.parametrize("xi", [0.0, 0.05], ids=["first-order", "second-order"])
+def test_two_ranks_end_where_one_ends(xi: float, tmp_path: Path) -> None:
+    arguments = (*TINY_DNIS, f"search.xi={xi}", "data.batch_size=500", "trainer.precision=64-true")
+    one, alone = result_of(dnis(tmp_path, *arguments))
+    two, together = result_of(dnis(tmp_path, *arguments, *TWO))
+    assert one != two
+    for name, tensor in checkpoint(one).items():
+        assert torch.allclose(checkpoint(two)[name], tensor, rtol=1e-5, atol=1e-8), name
+    assert together["unpruned"]["metrics"] == pytest.approx(alone["unpruned"]["metrics"], rel=1e-5)
+    for cut, single in zip(together["pruned"], alone["pruned"], strict=True):
+        assert cut["kept"] == single["kept"]
+        assert cut["metrics"] == pytest.approx(single["metrics"], rel=1e-5)
+    assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2, "one folder a run, whatever the ranks"
+
+
+def test_a_sweep_over_several_processes_is_refused(tmp_path: Path) -> None:
+    done = dnis(tmp_path, "-m", *TINY_DNIS, *TWO, "seed=0,1")
+    assert done.returncode == 1
+    assert "trainer.devices=2 under -m: each process would run the whole sweep again" in done.stderr
+    assert not list((tmp_path / "outputs").glob("*/*/config.yaml"))
