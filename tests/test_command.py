@@ -130,10 +130,18 @@ def test_clicks_have_auc_and_logloss(tmp_path: Path) -> None:
     assert set(result["unpruned"]["metrics"]) == {"select/auc", "select/logloss", "test/auc", "test/logloss"}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_ends_where_the_cpu_ends(tmp_path: Path) -> None:
+    _, cpu = result_of(dnis(tmp_path, *TINY_DNIS))
+    _, gpu = result_of(dnis(tmp_path, *TINY_DNIS, "trainer=gpu", CUDA_VISIBLE_DEVICES="0"))
+    assert gpu["unpruned"]["metrics"] == pytest.approx(cpu["unpruned"]["metrics"], rel=1e-3)
+
+
 def test_a_sweep_runs_every_job_and_names_those_that_failed(tmp_path: Path) -> None:
-    done = dnis(tmp_path, "-m", *TINY, "search=none", "search.base_dim=2,3", "data.split=three_way,time")
+    done = dnis(tmp_path, "-m", *TINY, "search=none", "search.base_dim=2,3", "search.blocks=4,500")
     assert done.returncode == 1
-    assert done.stderr.count("has no times") == 2
+    assert done.stderr.count("500 blocks for 122 features") == 2
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2
     assert not (tmp_path / "multirun.yaml").exists()
 
@@ -159,6 +167,11 @@ def test_a_users_own_model_joins_by_one_yaml(tmp_path: Path) -> None:
     assert result["unpruned"]["interaction"] == 2 * 6 * 8 + 8 + 8 + 1
     told = json.loads((folder / "recommender.json").read_text())
     assert told["interaction"] == {"_target_": "my_models.Product", "hidden": 8}
+    _, half = result_of(
+        dnis(tmp_path, "--config-dir", "options", *TINY_DNIS, "model=mine", "trainer.precision=bf16-mixed")
+    )
+    assert half["unpruned"]["metrics"] != result["unpruned"]["metrics"]
+    assert half["unpruned"]["metrics"] == pytest.approx(result["unpruned"]["metrics"], rel=0.05)
 
 
 MISTAKES = {
@@ -177,7 +190,7 @@ MISTAKES = {
     "rate below one": (["search.rates=[0.5]"], r"search\.rates.*greater than or equal to 1, got 0\.5"),
     "budget": (["search.budget=25MB"], r"search\.budget: '25MB'; it should read like cr:20, 10% or 25MiB"),
     "too many blocks": (["search.blocks=500"], r"search\.blocks: 500 blocks for \d+ features"),
-    "empty split": (["data.rows=3"], r"data\.split=three_way: the \w+ part of 3 rows is empty"),
+    "empty split": (["data.rows=3"], r"data\.split=three_way: of the 3 rows of synthetic none is left"),
     "no such run": (["resume=nowhere"], r"resume=nowhere: no config\.yaml that can be read there"),
     "two fields for mf": (
         ["data.field_count=3"],
@@ -187,7 +200,7 @@ MISTAKES = {
         ["data.task=rating", "model.global_bias=middle"],
         r"model\.global_bias: it should be 'mean', 'zero' or 'none'",
     ),
-    "missing file": (["data=criteo", "data.path=/nowhere/train.txt"], r"/nowhere/train\.txt: there is no such file"),
+    "missing file": (["data=criteo", "data.path=/nowhere/train.txt"], r"/nowhere/train\.txt: cannot be read"),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning writes converted tensors into a copy of it
 class Batch:
     """B rows of F fields.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
 
@@ -19,7 +20,7 @@ from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.embedding.selection import SoftSelection
-from dnis_lightning.errors import ConfigError, RunError
+from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
@@ -93,20 +94,25 @@ class Blueprint:
 
 
 def build_interaction(node: Mapping[str, Any], **known: int) -> nn.Module:
-    """Call an interaction's constructor; `fields` and `dims` are given if its signature has them."""
+    """Call an interaction's constructor; `fields` and `dims` are given if its signature has them.
+
+    Raises ConfigError when the constructor does, as for data that the model cannot take.
+    """
     takes = inspect.signature(get_class(node["_target_"])).parameters
-    return instantiate(
-        dict(node), **{name: value for name, value in known.items() if name in takes and name not in node}
-    )
+    given = {name: value for name, value in known.items() if name in takes and name not in node}
+    try:
+        return instantiate(dict(node), **given)
+    except InstantiationException as fault:
+        if isinstance(fault.__cause__, UserError):
+            raise fault.__cause__ from None
+        raise
 
 
 def prepare_data(settings: Settings) -> Prepared:
     """Encode or open the data, and its split and vocabulary."""
     data = settings.data
     source = instantiate(data.source)
-    return prepare(
-        source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count
-    )
+    return prepare(source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count)
 
 
 def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Blueprint:
@@ -137,10 +143,12 @@ def blocks_of(settings: Settings, prepared: Prepared) -> Blocks:
     )
 
 
-def check_labels(settings: Settings, prepared: Prepared) -> None:
-    """Raise ConfigError when the labels are not those of the task."""
+def check_fit(settings: Settings, prepared: Prepared) -> None:
+    """Raise ConfigError when task, blocks or model do not go with the data: before a folder is made."""
     if settings.data.task == "ctr" and not np.isin(prepared.dataset.label, (0, 1)).all():
         raise ConfigError("data.task=ctr: the labels are not all 0 or 1; take data.task=rating")
+    blueprint = make_blueprint(settings, prepared, TASKS[settings.data.task]())
+    build_interaction(blueprint.interaction, fields=blueprint.space.fields, dims=blueprint.dims)
 
 
 def make_objective(settings: Settings) -> Objective:

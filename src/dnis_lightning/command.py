@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dnis_lightning.config import Settings, check_config, fingerprint
+from dnis_lightning.config import Settings, check_config, fingerprint, unread_keys
 from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
 from dnis_lightning.paths import config_dir, expand
@@ -51,7 +51,10 @@ def job(config: DictConfig) -> str:
     if config.resume not in (None, "auto"):
         config = _configuration_of(expand(config.resume), config.resume, overrides)
         overrides = []
-    settings = check_config(config, overrides)
+    if many:  # a sweep over options may set keys that only some of them read
+        for sentence in unread_keys(config, overrides):
+            print(f"warning: {sentence}", file=sys.stderr)
+    settings = check_config(config, () if many else overrides)
     if many and settings.trainer.devices > 1:
         raise ConfigError(
             f"trainer.devices={settings.trainer.devices} under -m: each process would run the whole sweep again; "
@@ -88,7 +91,7 @@ def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, numbe
 
     began = time.perf_counter()
     prepared = build.prepare_data(settings)
-    build.check_labels(settings, prepared)
+    build.check_fit(settings, prepared)
     if folder is None:
         trial = settings.search.trial
         suffix = f"s{settings.seed}" + ("" if trial is None else f"-t{trial}")
@@ -122,15 +125,15 @@ def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictCon
 
     Raises RunError when the folder holds none, ConfigError when the command line asks for something else besides.
     """
-    others = [override for override in overrides if not override.startswith(("resume=", "output_dir=", "data.cache="))]
-    if others:
-        raise ConfigError(f"resume={given}: a run goes on with its own configuration; drop {' '.join(others)}")
     try:
         config = OmegaConf.load(folder / "config.yaml")
     except (OSError, ValueError, OmegaConfBaseException) as fault:
         raise RunError(f"resume={given}: no config.yaml that can be read there; name the folder of a run") from fault
     if not isinstance(config, DictConfig):
         raise RunError(f"resume={given}: its config.yaml is not one of ours; name the folder of a run")
+    others = [override for override in overrides if not override.startswith(("resume=", "output_dir=", "data.cache="))]
+    if others:
+        raise ConfigError(f"resume={given}: a run goes on with its own configuration; drop {' '.join(others)}")
     with open_dict(config):
         config.resume = given
     return config

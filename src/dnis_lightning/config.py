@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError
 
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Share, Whole
+from dnis_lightning.search.budget import parse_budget
 
 SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
 Node = dict[str, Any]
@@ -79,6 +80,7 @@ class PruneSettings(_Group):
 class OptimizerSettings(_Group):
     """Group `optimizer`."""
 
+    lr: Positive
     clip_norm: Positive | None
     plateau_factor: Share
     plateau_patience: Whole | None
@@ -92,6 +94,7 @@ class TrainerSettings(_Group):
     devices: Count
     strategy: str
     precision: Literal["32-true", "bf16-mixed", "64-true"]
+    max_epochs: Count
     patience: Count
     checkpoint_every_n_steps: Count
     progress: Literal["auto"] | bool
@@ -127,7 +130,7 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     Raises ConfigError with one line for each fault.
     """
     faults = [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
-    faults += _unused(config, overrides)
+    faults += unread_keys(config, overrides)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as fault:
@@ -136,6 +139,7 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     settings, wrong = _validated(plain)
     faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     faults += [fault for path, node in _nodes(plain) for fault in _check_node(path, node)]
+    faults += _wrong_budgets(plain)
     if faults or settings is None:
         raise _cannot_run(list(dict.fromkeys(faults)))
     return settings
@@ -154,6 +158,15 @@ def fingerprint(config: DictConfig) -> str:
 
 def _cannot_run(faults: list[str]) -> ConfigError:
     return ConfigError("\n  ".join(["this configuration cannot be run:", *faults]))
+
+
+def _wrong_budgets(plain: Mapping[Any, Any]) -> Iterator[str]:
+    given = plain["search"].get("budget")
+    for text in [given] if isinstance(given, str) else given or []:
+        try:
+            parse_budget(str(text))
+        except ConfigError as fault:
+            yield str(fault)
 
 
 def _validated(plain: Mapping[Any, Any]) -> tuple[Settings | None, list[str]]:
@@ -245,8 +258,8 @@ def _locate(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _unused(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
-    """Keys that the user set and nothing reads: not in the schema, not in a node, interpolated nowhere."""
+def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """A sentence on each key that the user set and nothing reads: not in the schema, in a node, or interpolated."""
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(raw, dict)
     read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", json.dumps(raw, default=str))) | set(_schema_keys(Settings))

@@ -186,7 +186,10 @@ class Run:
     def _evaluate(self, model: Recommender, split: str) -> Metrics:
         data = SplitsDataModule(self.prepared, batch_size=self.settings.data.batch_size, seed=0)
         batches = data.val_dataloader() if split == "select" else data.test_dataloader()
-        return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task).items()}
+        return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task, self._device()).items()}
+
+    def _device(self) -> str:
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.settings.trainer.accelerator == "gpu" else "cpu"
 
     def _on_row(self, rows: list[dict[str, Any]]) -> None:
         self.folder.write_rows("metrics.csv", rows)
