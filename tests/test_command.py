@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from dnis_lightning.blueprint import rebuild
 from dnis_lightning.errors import RunError
-from dnis_lightning.run import rebuild
 from dnis_lightning.scheme import Scheme
 from tests.command import TINY, TINY_DNIS, dnis, result_of
 

@@ -2,110 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
-from torch import nn
+from hydra.utils import instantiate
 
 from dnis_lightning.blocks import Blocks, make_blocks
+from dnis_lightning.blueprint import Blueprint, build_interaction
 from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared, prepare
-from dnis_lightning.embedding.selection import SoftSelection
-from dnis_lightning.errors import ConfigError, RunError, UserError
+from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
 from dnis_lightning.search.trial import Phase, Stopping, Trial
 from dnis_lightning.tasks import TASKS, Objective, Task
 from dnis_lightning.training.fit_module import WeightStep
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """All that a recommender is built from, JSON-able but for the block of each feature.
-
-    interaction: its node. std: of the table's start. bias: the start of the global bias, or None.
-    block_of (N,), blocks: see `Blocks`.
-    """
-
-    space: FeatureSpace
-    interaction: dict[str, Any]
-    dims: int
-    std: float
-    first_order: bool
-    bias: float | None
-    block_of: np.ndarray
-    blocks: int
-
-    def build(self, *, dims: int | None = None, gated: bool = False) -> Recommender:
-        """A recommender with fresh weights from torch's present random state."""
-        width = self.dims if dims is None else dims
-        module = build_interaction(self.interaction, fields=self.space.fields, dims=width)
-        model = Recommender(
-            self.space, module, dims=width, std=self.std, first_order=self.first_order, global_bias=self.bias
-        )
-        if gated:
-            model.selection = SoftSelection(self.block_of, self.blocks, model.table.weight.shape[1])
-        return model
-
-    def save(self, path: Path, **more: Any) -> None:
-        """Write `recommender.json`, and the blocks beside it."""
-        told = {
-            "offsets": list(self.space.offsets),
-            "unseen": list(self.space.unseen),
-            "interaction": self.interaction,
-            "dims": self.dims,
-            "std": self.std,
-            "first_order": self.first_order,
-            "bias": self.bias,
-            "blocks": self.blocks,
-            "block_of": self.block_of.tolist(),
-        }
-        path.write_text(json.dumps(told | more))
-
-    @classmethod
-    def load(cls, path: Path) -> tuple[Blueprint, dict[str, Any]]:
-        """Read what `save` wrote: the blueprint, and all that stood in the file.
-
-        Raises RunError when the file is absent or not of this kind.
-        """
-        try:
-            told = json.loads(path.read_text())
-            space = FeatureSpace(tuple(told["offsets"]), tuple(told["unseen"]))
-            names = ("interaction", "dims", "std", "first_order", "bias")
-            parts = {name: told[name] for name in names}
-            return cls(
-                space, **parts, block_of=np.asarray(told["block_of"], dtype=np.int64), blocks=told["blocks"]
-            ), told
-        except (OSError, ValueError, KeyError, TypeError) as fault:
-            raise RunError(
-                f"{path}: not a model description that can be read ({fault}); is this the folder of a run?"
-            ) from fault
-
-
-def build_interaction(node: Mapping[str, Any], **known: int) -> nn.Module:
-    """Call an interaction's constructor; `fields` and `dims` are given if its signature has them.
-
-    Raises ConfigError when the constructor does, as for data that the model cannot take.
-    """
-    takes = inspect.signature(get_class(node["_target_"])).parameters
-    given = {name: value for name, value in known.items() if name in takes and name not in node}
-    try:
-        return instantiate(dict(node), **given)
-    except InstantiationException as fault:
-        if isinstance(fault.__cause__, UserError):
-            raise fault.__cause__ from None
-        raise
 
 
 def prepare_data(settings: Settings) -> Prepared:
@@ -141,6 +54,25 @@ def blocks_of(settings: Settings, prepared: Prepared) -> Blocks:
         blocking=search.blocking,
         per=search.blocks_per,
     )
+
+
+def check_machine(settings: Settings) -> None:
+    """Raise ConfigError when the devices asked for are not there: before any data is read."""
+    there, asked = torch.cuda.device_count(), settings.trainer.devices
+    if settings.trainer.accelerator == "gpu" and there < asked:
+        raise ConfigError(f"trainer.accelerator=gpu: {asked} asked for, torch sees {there} CUDA GPUs; take trainer=cpu")
+
+
+def check_trial(settings: Settings) -> None:
+    """Raise ConfigError when search.trial names none of the method's trials."""
+    trial, name = settings.search.trial, settings.search.name
+    if trial is None:
+        return
+    count = instantiate(settings.search.method).trial_count
+    if count is None:
+        raise ConfigError(f"search.trial={trial}: a trial of search={name} depends on those before it; leave it out")
+    if trial >= count:
+        raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {count - 1}")
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
@@ -181,16 +113,6 @@ def pruning(settings: Settings) -> Pruning:
 
 
 def trial_model(blueprint: Blueprint, trial: Trial, seed: int) -> Recommender:
-    """The model of a trial, its start a function of the seed and the trial's name alone."""
+    """The model of a trial; its start is given by the seed, and so is the same for trials of the same shape."""
     torch.manual_seed(seed)
     return blueprint.build(dims=trial.dims, gated=trial.gated)
-
-
-def pruned_model(blueprint: Blueprint, scheme: Scheme, rest: Mapping[str, np.ndarray]) -> Recommender:
-    """The model that ships a scheme: its table, and the weights outside the table."""
-    model = blueprint.build()
-    model.keep(torch.from_numpy(scheme.dense()), torch.from_numpy(scheme.mask()))
-    state = model.state_dict()
-    state.update({name: torch.from_numpy(array) for name, array in rest.items()})
-    model.load_state_dict(state)
-    return model

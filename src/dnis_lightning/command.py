@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,22 +28,52 @@ from dnis_lightning.paths import config_dir, expand
 def execute() -> int:
     """Run what the command line says; the exit code. A user's mistake is one sentence on standard error."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the rewording is ours
-    faults: list[str] = []
+    signal.signal(signal.SIGTERM, _terminate)
+    with tempfile.NamedTemporaryFile("r", prefix="dnis-faults-") as told:
+        task = Task(told.name)
+        try:
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
+        except (HydraException, OmegaConfBaseException) as fault:
+            return _fail(told.read() + reword(_message(fault)))
+        except Terminated:
+            return _fail(f"terminated; {_GO_ON}", 128 + signal.SIGTERM)
+        except KeyboardInterrupt:
+            return _fail(f"interrupted; {_GO_ON}", 128 + signal.SIGINT)
+        faults = told.read()
+    return _fail(faults.rstrip()) if faults else 0
 
-    def task(config: DictConfig) -> str | None:
+
+_GO_ON = "the same command with resume=auto goes on from the last checkpoint"
+
+
+class Terminated(BaseException):
+    """SIGTERM, as a scheduler sends it. No Exception, so that nobody takes it for a failure of a job."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+class Task:
+    """What Hydra calls for each job, in this process or, under a launcher, in others.
+
+    A user's mistake is kept from Hydra, which would print a preface and show a sweep's first only: it is appended to
+    the file `faults`, which the jobs of a sweep share.
+    """
+
+    __name__ = "dnis_lightning"  # Hydra names the job after its function
+
+    def __init__(self, faults: str) -> None:
+        self.faults = faults
+
+    def __call__(self, config: DictConfig) -> str | None:
+        """The run's folder, or None where there is none."""
         try:
             return job(config)
-        except UserError as fault:  # kept from Hydra, which would print a preface, and stop a sweep at the first
-            faults.append(_of_which_job(str(fault)))
+        except UserError as fault:
+            with open(self.faults, "a", encoding="utf-8") as told:
+                told.write(_of_which_job(str(fault)) + "\n")
             return None
-
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException) as fault:
-        faults.append(reword(_message(fault)))
-    except KeyboardInterrupt:
-        return _fail("interrupted; resume=auto goes on from the last checkpoint", 130)
-    return _fail("\n".join(faults)) if faults else 0
 
 
 def job(config: DictConfig) -> str:
@@ -90,8 +123,11 @@ def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, numbe
     from dnis_lightning.run import start
 
     began = time.perf_counter()
+    build.check_machine(settings)
+    build.check_trial(settings)
     prepared = build.prepare_data(settings)
     build.check_fit(settings, prepared)
+    is_new = folder is None
     if folder is None:
         trial = settings.search.trial
         suffix = f"s{settings.seed}" + ("" if trial is None else f"-t{trial}")
@@ -99,7 +135,12 @@ def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, numbe
         os.environ[SHARED_FOLDER] = str(folder.path)
     seconds = time.perf_counter() - began
     command = shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])
-    start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep)
+    try:
+        start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep)
+    except UserError:
+        if is_new and not folder.checkpoint.exists() and is_rank_zero():  # nothing to go on with
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     if is_rank_zero():
         print(folder.path)
     return str(folder.path)

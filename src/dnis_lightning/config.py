@@ -92,7 +92,7 @@ class TrainerSettings(_Group):
 
     accelerator: Literal["cpu", "gpu"]
     devices: Count
-    strategy: str
+    strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed", "64-true"]
     max_epochs: Count
     patience: Count
@@ -140,6 +140,8 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     faults += [fault for path, node in _nodes(plain) for fault in _check_node(path, node)]
     faults += _wrong_budgets(plain)
+    if settings is not None and settings.trainer.devices > 1 and settings.trainer.strategy != "ddp":
+        faults.append(f"trainer.devices: {settings.trainer.devices} processes need trainer.strategy=ddp")
     if faults or settings is None:
         raise _cannot_run(list(dict.fromkeys(faults)))
     return settings

@@ -1,27 +1,26 @@
-"""Runs a search from data to result, and rebuilds the model of a finished run."""
+"""Runs a search from data to result."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
-import platform
-import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from torch import Tensor
 
-from dnis_lightning import __version__, build
-from dnis_lightning.build import Blueprint
+from dnis_lightning import build, result
+from dnis_lightning.blueprint import pruned_model
 from dnis_lightning.config import Settings, fingerprint
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
@@ -87,19 +86,20 @@ class Run:
         cuts = [self._cut(budget, trial, model) for budget in build.budgets(self.settings)]
         cuts += [self._cut(epsilon, trial, model) for epsilon in self.pruning.thresholds]
         self._test(unpruned, cuts, model)
-        result = self._result(model, unpruned, cuts, trials)
+        told = self._result(model, unpruned, cuts, trials)
         if is_rank_zero():
-            self._write(result, model)
-        return result
+            self._write(told, model)
+        return told
 
     # the steps
 
     def _trials(self) -> tuple[Trial, Recommender, list[dict[str, Any]]]:
-        """Runs the method's trials; the best on select, its model, and a line on each."""
+        """Runs the method's trials, or the one of search.trial; the best on select, its model, and a line on each."""
         method = instantiate(self.settings.search.method).trials()
         only, told, best = self.settings.search.trial, [], None
         trial, number = next(method), 0
         while True:
+            score = float("nan")
             if only is None or number == only:
                 model, facts = self._trial(trial)
                 told.append({"name": trial.name, **facts})
@@ -107,11 +107,10 @@ class Run:
                 if best is None or score < best[0]:
                     best = (score, trial, model)
             try:
-                trial, number = method.send(TrialResult(trial, score if told else float("nan"))), number + 1
+                trial, number = method.send(TrialResult(trial, score)), number + 1
             except StopIteration:
                 break
-        if best is None:
-            raise RunError(f"search.trial={only}: search={self.settings.search.name} has trials 0 to {number}")
+        assert best is not None, "search.trial was checked before"
         return best[1], best[2], told
 
     def _trial(self, trial: Trial) -> tuple[Recommender, dict[str, Any]]:
@@ -125,16 +124,7 @@ class Run:
         if is_rank_zero():
             self.folder.best.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"recommender": model.weights(), "trial": trial.name}, self.folder.best)
-        table = model.table.weight
-        outside = 0 if model.first_order is None else model.first_order.weight.numel()
-        interaction = sum(parameter.numel() for parameter in model.interaction.parameters())
-        return {
-            "kept": table.numel(),
-            "first_order": outside,
-            "interaction": interaction,
-            "bytes": table.numel() * table.element_size(),
-            "metrics": self._evaluate(model, "select"),
-        }
+        return {**result.model_size(model), "metrics": self._evaluate(model, "select")}
 
     def _cut(self, budget: Budget | float, trial: Trial, unpruned: Recommender) -> dict[str, Any]:
         """Cuts a copy of the unpruned model to a budget or at a threshold, trains what is kept, saves the scheme."""
@@ -157,7 +147,7 @@ class Run:
             self.phases.fit(f"fine_tune/{name}", self.pruning.finetune, model, keep_weights=False)
         scheme = Scheme.from_dense(model.table.weight.detach().numpy(), _mask_of(model))
         metrics = self._evaluate(model, "select")
-        facts = {**_size(scheme), "metrics": metrics, "metrics_before_finetune": before}
+        facts = {**result.scheme_size(scheme), "metrics": metrics, "metrics_before_finetune": before}
         self.journal.record(step, facts | {"seconds": time.perf_counter() - started})
         if is_rank_zero():
             scheme.save(self.folder.scheme(name), _rest(model))
@@ -178,7 +168,7 @@ class Run:
             return
         unpruned["metrics"] |= self._evaluate(model, "test")
         for cut in cuts:
-            shipped = build.pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
+            shipped = pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
             cut["metrics"] = {**cut["metrics"], **self._evaluate(shipped, "test")}
 
     # what they share
@@ -199,48 +189,22 @@ class Run:
     def _result(
         self, model: Recommender, unpruned: dict[str, Any], cuts: list[dict[str, Any]], trials: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        settings, prepared = self.settings, self.prepared
-        search = sum(facts["seconds"] for step, facts in self.journal.done.items() if step.endswith("/search"))
-        train = (
-            sum(facts["seconds"] for step, facts in self.journal.done.items() if not step.startswith("cut/")) - search
-        )
+        total = time.perf_counter() - self.started + self.prepare_seconds
         return {
-            "schema": 1,
-            "data": settings.data.name,
-            "model": settings.model.name,
-            "search": settings.search.name,
-            "profile": settings.profile,
-            "task": self.task.name,
-            "seed": settings.seed,
-            "split": settings.data.split,
-            "split_seed": settings.data.split_seed,
-            "search_is_select": prepared.split.shared,
-            "trial": settings.search.trial,
-            "rows": prepared.rows,
-            "features": self.blueprint.space.features,
-            "fields": self.blueprint.space.fields,
-            "base_dim": settings.search.base_dim,
-            "chosen_dim": None,
-            "blocks": self.blueprint.blocks,
-            "l2": settings.model.l2,
-            "l2_bias": settings.model.l2_bias,
+            **result.identity(self.settings, self.prepared, self.blueprint),
             "unpruned": unpruned,
             "pruned": cuts,
             "gates_per_block": None if model.gates is None else [round(float(g), 6) for g in model.gates.mean(1)],
             "trials": trials,
-            "seconds": {
-                "prepare": self.prepare_seconds,
-                "search": search,
-                "train": train,
-                "total": time.perf_counter() - self.started + self.prepare_seconds,
-            },
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "environment": _environment(settings),
+            **result.costs(self.journal.done, prepare=self.prepare_seconds, total=total),
+            "environment": result.environment(self.settings),
             "command": self.command,
         }
 
-    def _write(self, result: dict[str, Any], model: Recommender) -> None:
-        dims = self._write_dims(result["pruned"])
+    def _write(self, told: dict[str, Any], model: Recommender) -> None:
+        names = [cut["budget"] for cut in told["pruned"]]
+        dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
+        self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims))
         draw(
             self.folder.figures,
             self.journal.history,
@@ -253,27 +217,8 @@ class Run:
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)
         log_figures(self.logger, self.folder.figures)
-        self.folder.write_json("result.json", result)
-
-    def _write_dims(self, cuts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """`dims.csv`: column `dims` is of the first cut (all K where there is none), the others follow."""
-        vocabulary, width = self.prepared.vocabulary, self.blueprint.dims
-        dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
-        first = next(iter(dims.values()), np.full(vocabulary.features, width))
-        more = {f"dims@{name}": counts for name, counts in list(dims.items())[1:]}
-        rows = [
-            {
-                "field": name,
-                "feature": raw,
-                "block": int(self.blueprint.block_of[i]),
-                "frequency": int(vocabulary.frequency[i]),
-                "dims": int(first[i]),
-            }
-            | {column: int(counts[i]) for column, counts in more.items()}
-            for i, (name, raw) in enumerate(vocabulary.names())
-        ]
-        self.folder.write_rows("dims.csv", rows)
-        return dims
+        log.info("%s", result.summary(told))
+        self.folder.write_json("result.json", told)
 
 
 def start(
@@ -288,14 +233,14 @@ def start(
 ) -> dict[str, Any]:
     """Run a job in its folder: config.yaml first, result.json last; sweep: the name of the sweep it is of.
 
-    Returns the result.
+    Returns the result. Raises RunError when the disk is full or the logger cannot start.
     """
     if settings.trainer.threads is not None:
         torch.set_num_threads(settings.trainer.threads)
-    if is_rank_zero():
-        folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        folder.write_text("fingerprint", fingerprint(config) + "\n")
-    with logging_to(folder):
+    with _full_disk_named(folder), logging_to(folder):
+        if is_rank_zero():
+            folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            folder.write_text("fingerprint", fingerprint(config) + "\n")
         logger = make_logger(config, settings, folder, sweep)
         try:
             return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
@@ -304,32 +249,37 @@ def start(
 
 
 def make_logger(config: DictConfig, settings: Settings, folder: RunFolder, sweep: str | None = None) -> Any:
-    """The logger of the group `logger`, or False: metrics.csv is written in any case. Jobs of a sweep share a group."""
+    """The logger of the group `logger`, or False: metrics.csv is written in any case. Jobs of a sweep share a group.
+
+    Raises RunError when W&B refuses.
+    """
     node = settings.logger.node
     if node is None or not is_rank_zero():
         return False
+    from wandb.errors import Error as WandbError
+
     group = {"group": sweep} if sweep is not None and node.get("group", "") is None else {}
     logger = instantiate(node, save_dir=str(folder.path), **group)
-    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    try:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    except WandbError as fault:
+        reason = str(fault).splitlines()[0].rstrip(".")
+        raise RunError(f"logger=wandb: {reason}; logger.mode=offline writes to the run's folder alone") from fault
     return logger
 
 
-def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
-    """The model of a finished run, in evaluation mode: unpruned, or cut to one of its budgets.
-
-    Raises RunError when the folder is not that of a run, or has no such cut.
-    """
-    run = RunFolder(Path(folder))
-    blueprint, _ = Blueprint.load(run.path / "recommender.json")
-    if budget is not None:
-        return build.pruned_model(blueprint, *Scheme.load(run.scheme(budget))).eval()
+@contextlib.contextmanager
+def _full_disk_named(folder: RunFolder) -> Iterator[None]:
+    """Turn what writers raise on a full disk into a RunError: each library has an exception of its own for it."""
     try:
-        weights = torch.load(run.best, map_location="cpu", weights_only=True)["recommender"]
-    except (OSError, RuntimeError, KeyError) as fault:
-        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
-    model = blueprint.build(gated="selection.gates" in weights)
-    model.load_weights(weights)
-    return model.eval()
+        yield
+    except (OSError, RuntimeError, SafetensorError) as fault:
+        full = isinstance(fault, OSError) and fault.errno in {errno.ENOSPC, errno.EDQUOT}
+        if not full and not any(sign in str(fault) for sign in ("inline_container", "No space left", "os error 28")):
+            raise
+        raise RunError(
+            f"{folder.path}: the disk is full; make room there, and the same command with resume=auto goes on"
+        ) from fault
 
 
 def _trainer_options(settings: Settings) -> TrainerOptions:
@@ -365,35 +315,5 @@ def _mask_of(model: Recommender) -> np.ndarray:
     return np.ones(tuple(model.table.weight.shape), dtype=bool) if mask is None else mask.numpy()
 
 
-def _size(scheme: Scheme) -> dict[str, Any]:
-    """What result.json says of a scheme's size; bytes are those of the smallest layout, COO's stand beside them."""
-    return {
-        "kept": scheme.kept,
-        "compression_rate": scheme.compression_rate if scheme.kept else None,
-        "bytes": scheme.bytes(),
-        "layout": scheme.smallest_layout(),
-        "dtype": "fp32",
-        "coo_bytes": scheme.bytes("coo"),
-    }
-
-
 def _figures(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())
-
-
-def _environment(settings: Settings) -> dict[str, Any]:
-    device = (
-        torch.cuda.get_device_name()
-        if settings.trainer.accelerator == "gpu"
-        else platform.processor() or platform.machine()
-    )
-    return {
-        "dnis_lightning": __version__,
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-        "python": platform.python_version(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "processes": settings.trainer.devices,
-        "host_cores": os.cpu_count(),
-    }

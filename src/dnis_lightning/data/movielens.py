@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from dnis_lightning.data.source import Chunk, Field, TaskName
 from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
+from dnis_lightning.quantities import Count
 
 Version = Literal["100k", "1m", "20m", "25m", "32m", "latest", "latest-small"]
 READER = 1
@@ -39,25 +41,46 @@ class MovieLens:
 
     version: which data set; its folder and archive are called ml-<version>. root: where they are looked for and
     downloaded to. mirrors: addresses of the archive, tried in turn. checksum: such as md5:…, of a download; archives
-    that are there already are used as they are.
+    that are there already are used as they are. min_ratings: films with fewer ratings are left out, and their rows.
     """
 
     fields = (Field("user", "categorical"), Field("item", "categorical"))
     task: TaskName = "rating"
     user_field = "user"
 
-    def __init__(self, version: Version, root: str, mirrors: Sequence[str] = (), checksum: str | None = None) -> None:
+    def __init__(
+        self,
+        version: Version,
+        root: str,
+        mirrors: Sequence[str] = (),
+        checksum: str | None = None,
+        min_ratings: Count = 1,
+    ) -> None:
         self.name = f"movielens-{version}"
         self.root, self.mirrors, self.checksum = root, tuple(mirrors), checksum
+        self.min_ratings = min_ratings
         self._folder = f"ml-{version}"
         self._layout = _LAYOUTS.get(version, _CSV)
 
     def identity(self) -> dict[str, Any]:
         """See `Source`; downloads the archive when neither folder nor archive is there."""
-        return {"reader": READER, **self._file().identity()}
+        filtered = {} if self.min_ratings == 1 else {"min_ratings": self.min_ratings}
+        return {"reader": READER, **filtered, **self._file().identity()}
 
     def chunks(self) -> Iterator[Chunk]:
-        """See `Source`."""
+        """See `Source`; with min_ratings > 1 in two passes, the first to count."""
+        if self.min_ratings == 1:
+            yield from self._rows()
+            return
+        ratings: Counter[int] = Counter()
+        for chunk in self._rows():
+            ratings.update(dict(zip(*np.unique(chunk.columns["item"], return_counts=True), strict=True)))
+        rare = np.array([item for item, count in ratings.items() if count < self.min_ratings], dtype=np.int64)
+        for chunk in self._rows():
+            yield _without_items(chunk, rare)
+
+    def _rows(self) -> Iterator[Chunk]:
+        """All rows, as they lie there."""
         file = self._file()
         for block in file.blocks():
             block = self._without_header(file, block)
@@ -102,6 +125,13 @@ class MovieLens:
             frame["timestamp"].to_numpy(),
             block.done,
         )
+
+
+def _without_items(chunk: Chunk, items: np.ndarray) -> Chunk:
+    kept = ~np.isin(chunk.columns["item"], items)
+    columns = {name: column[kept] for name, column in chunk.columns.items()}
+    time = None if chunk.time is None else chunk.time[kept]
+    return Chunk(columns, chunk.label[kept], time, chunk.done)
 
 
 def _parse(block: Block, separator: bytes) -> pd.DataFrame | None:

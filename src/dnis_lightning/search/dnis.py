@@ -24,6 +24,8 @@ class Dnis:
     patience: of the phases without gates.
     """
 
+    trial_count = 1
+
     def __init__(
         self,
         *,

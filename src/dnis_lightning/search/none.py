@@ -11,6 +11,8 @@ from dnis_lightning.search.trial import Phase, Stopping, Trial, TrialResult
 class Uniform:
     """One trial: `base_dim` dimensions for every feature, trained on train + search rows, as no gates need any."""
 
+    trial_count = 1
+
     def __init__(self, *, max_epochs: Count, patience: Count, least_epochs: Count = 1) -> None:
         self.stopping = Stopping(max_epochs, patience, least_epochs)
 

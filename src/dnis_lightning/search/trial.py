@@ -85,7 +85,13 @@ class TrialResult:
 
 
 class SearchMethod(Protocol):
-    """Yields trials and is sent the result of each, so that the next may depend on it."""
+    """Yields trials and is sent the result of each, so that the next may depend on it.
+
+    trial_count: how many there are, for search.trial; None where a trial depends on those before it, so that none can
+    be run alone.
+    """
+
+    trial_count: int | None
 
     def trials(self) -> Generator[Trial, TrialResult, None]:
         """The trials, one after the other."""

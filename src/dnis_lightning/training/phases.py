@@ -89,12 +89,14 @@ class PhaseRunner:
         self.journal.step, resumes = name, self.journal.under_way == name
         started = time.perf_counter()
         data = self._data(name, phase)
+        module = self._module(phase, model, data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
-            trainer.fit(self._module(phase, model, data), data, ckpt_path=str(self.journal.path) if resumes else None)
+            try:
+                trainer.fit(module, data, ckpt_path=str(self.journal.path) if resumes else None)
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C
+                raise KeyboardInterrupt from stop
         model.to("cpu")
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         if best.weights is not None:
             model.load_weights(best.weights)
         facts = {

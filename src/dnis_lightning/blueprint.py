@@ -1,0 +1,128 @@
+"""What the models of a run are built from, saved with it, and the models of a finished run built anew."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from torch import nn
+
+from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.errors import RunError, UserError
+from dnis_lightning.folder import RunFolder
+from dnis_lightning.recommender import FeatureSpace, Recommender
+from dnis_lightning.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a recommender is built from, JSON-able but for the block of each feature.
+
+    interaction: its node. std: of the table's start. bias: the start of the global bias, or None.
+    block_of (N,), blocks: see `Blocks`.
+    """
+
+    space: FeatureSpace
+    interaction: dict[str, Any]
+    dims: int
+    std: float
+    first_order: bool
+    bias: float | None
+    block_of: np.ndarray
+    blocks: int
+
+    def build(self, *, dims: int | None = None, gated: bool = False) -> Recommender:
+        """A recommender with fresh weights from torch's present random state."""
+        width = self.dims if dims is None else dims
+        module = build_interaction(self.interaction, fields=self.space.fields, dims=width)
+        model = Recommender(
+            self.space, module, dims=width, std=self.std, first_order=self.first_order, global_bias=self.bias
+        )
+        if gated:
+            model.selection = SoftSelection(self.block_of, self.blocks, model.table.weight.shape[1])
+        return model
+
+    def save(self, path: Path, **more: Any) -> None:
+        """Write `recommender.json`, and the blocks beside it."""
+        told = {
+            "offsets": list(self.space.offsets),
+            "unseen": list(self.space.unseen),
+            "interaction": self.interaction,
+            "dims": self.dims,
+            "std": self.std,
+            "first_order": self.first_order,
+            "bias": self.bias,
+            "blocks": self.blocks,
+            "block_of": self.block_of.tolist(),
+        }
+        path.write_text(json.dumps(told | more))
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Blueprint, dict[str, Any]]:
+        """Read what `save` wrote: the blueprint, and all that stood in the file.
+
+        Raises RunError when the file is absent or not of this kind.
+        """
+        try:
+            told = json.loads(path.read_text())
+            space = FeatureSpace(tuple(told["offsets"]), tuple(told["unseen"]))
+            names = ("interaction", "dims", "std", "first_order", "bias")
+            parts = {name: told[name] for name in names}
+            return cls(
+                space, **parts, block_of=np.asarray(told["block_of"], dtype=np.int64), blocks=told["blocks"]
+            ), told
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise RunError(
+                f"{path}: not a model description that can be read ({fault}); is this the folder of a run?"
+            ) from fault
+
+
+def build_interaction(node: Mapping[str, Any], **known: int) -> nn.Module:
+    """Call an interaction's constructor; `fields` and `dims` are given if its signature has them.
+
+    Raises ConfigError when the constructor does, as for data that the model cannot take.
+    """
+    takes = inspect.signature(get_class(node["_target_"])).parameters
+    given = {name: value for name, value in known.items() if name in takes and name not in node}
+    try:
+        return instantiate(dict(node), **given)
+    except InstantiationException as fault:
+        if isinstance(fault.__cause__, UserError):
+            raise fault.__cause__ from None
+        raise
+
+
+def pruned_model(blueprint: Blueprint, scheme: Scheme, rest: Mapping[str, np.ndarray]) -> Recommender:
+    """The model that ships a scheme: its table, and the weights outside the table."""
+    model = blueprint.build()
+    model.keep(torch.from_numpy(scheme.dense()), torch.from_numpy(scheme.mask()))
+    state = model.state_dict()
+    state.update({name: torch.from_numpy(array) for name, array in rest.items()})
+    model.load_state_dict(state)
+    return model
+
+
+def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
+    """The model of a finished run, in evaluation mode: unpruned, or cut to one of its budgets.
+
+    Raises RunError when the folder is not that of a run, or has no such cut.
+    """
+    run = RunFolder(Path(folder))
+    blueprint, _ = Blueprint.load(run.path / "recommender.json")
+    if budget is not None:
+        return pruned_model(blueprint, *Scheme.load(run.scheme(budget))).eval()
+    try:
+        weights = torch.load(run.best, map_location="cpu", weights_only=True)["recommender"]
+    except (OSError, RuntimeError, KeyError) as fault:
+        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
+    model = blueprint.build(gated="selection.gates" in weights)
+    model.load_weights(weights)
+    return model.eval()

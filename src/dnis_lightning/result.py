@@ -1,0 +1,136 @@
+"""What a run leaves behind for its reader: `result.json`, `dims.csv`, and the table on its last lines."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from dnis_lightning import __version__
+from dnis_lightning.blueprint import Blueprint
+from dnis_lightning.config import Settings
+from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.scheme import Scheme
+
+SCHEMA = 1
+
+
+def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> dict[str, Any]:
+    """The keys of `result.json` that say what was run on what."""
+    return {
+        "schema": SCHEMA,
+        "data": settings.data.name,
+        "model": settings.model.name,
+        "search": settings.search.name,
+        "profile": settings.profile,
+        "task": settings.data.task,
+        "seed": settings.seed,
+        "split": settings.data.split,
+        "split_seed": settings.data.split_seed,
+        "search_is_select": prepared.split.shared,
+        "trial": settings.search.trial,
+        "rows": prepared.rows,
+        "features": blueprint.space.features,
+        "fields": blueprint.space.fields,
+        "base_dim": settings.search.base_dim,
+        "chosen_dim": None,
+        "blocks": blueprint.blocks,
+        "l2": settings.model.l2,
+        "l2_bias": settings.model.l2_bias,
+    }
+
+
+def model_size(model: Recommender) -> dict[str, int]:
+    """The entries of an uncut model in table, first-order terms and interaction, and the bytes of its table."""
+    table = model.table.weight
+    return {
+        "kept": table.numel(),
+        "first_order": 0 if model.first_order is None else model.first_order.weight.numel(),
+        "interaction": sum(parameter.numel() for parameter in model.interaction.parameters()),
+        "bytes": table.numel() * table.element_size(),
+    }
+
+
+def scheme_size(scheme: Scheme) -> dict[str, Any]:
+    """What `result.json` says of a cut's size: `bytes` of the smallest layout, and beside them those of COO."""
+    return {
+        "kept": scheme.kept,
+        "compression_rate": scheme.compression_rate if scheme.kept else None,
+        "bytes": scheme.bytes(),
+        "layout": scheme.smallest_layout(),
+        "dtype": "fp32",
+        "coo_bytes": scheme.bytes("coo"),
+    }
+
+
+def costs(done: Mapping[str, Mapping[str, Any]], *, prepare: float, total: float) -> dict[str, Any]:
+    """Seconds of preparing, of searching and of all other training, from the facts of a run's steps; peak memory."""
+    trainings = {step: facts["seconds"] for step, facts in done.items() if not step.startswith("cut/")}
+    search = sum(seconds for step, seconds in trainings.items() if step.endswith("/search"))
+    train = sum(trainings.values()) - search
+    seconds = {"prepare": prepare, "search": search, "train": train, "total": total}
+    return {"seconds": seconds, "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def environment(settings: Settings) -> dict[str, Any]:
+    """Versions, device and threads."""
+    gpu = settings.trainer.accelerator == "gpu"
+    return {
+        "dnis_lightning": __version__,
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": settings.trainer.devices,
+        "host_cores": os.cpu_count(),
+    }
+
+
+def dims_rows(prepared: Prepared, blueprint: Blueprint, dims: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The rows of `dims.csv`: column `dims` is of the first cut (K where there is none), the others follow by name."""
+    vocabulary = prepared.vocabulary
+    first = next(iter(dims.values()), np.full(vocabulary.features, blueprint.dims))
+    columns = {"dims": first} | {f"dims@{name}": counts for name, counts in list(dims.items())[1:]}
+    return [
+        {
+            "field": name,
+            "feature": raw,
+            "block": int(blueprint.block_of[row]),
+            "frequency": int(vocabulary.frequency[row]),
+        }
+        | {column: int(counts[row]) for column, counts in columns.items()}
+        for row, (name, raw) in enumerate(vocabulary.names())
+    ]
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics."""
+    lines = [{"budget": "unpruned", "compression_rate": 1.0, **result["unpruned"]}, *result["pruned"]]
+    metrics = list(result["unpruned"]["metrics"])
+    rows = [["", "kept", "CR", "MiB", "layout", *metrics]]
+    for line in lines:
+        rate = line["compression_rate"]
+        rows.append(
+            [
+                line["budget"],
+                f"{line['kept']:,}",
+                "–" if rate is None else f"{rate:.4g}",
+                f"{line['bytes'] / 2**20:.3f}",
+                line.get("layout", "dense"),
+                *(f"{line['metrics'][name]:.5f}" for name in metrics),
+            ]
+        )
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
