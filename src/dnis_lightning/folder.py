@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -56,8 +57,8 @@ class RunFolder:
             part.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value as JSON, whole or not at all."""
-        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        """Write a value as JSON, whole or not at all; what is no finite number becomes null, as JSON has no other."""
+        self.write_text(name, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as CSV; the columns are all keys, in order of appearance."""
@@ -66,6 +67,14 @@ class RunFolder:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_folder(outputs: Path, kind: str, job: int, suffix: str) -> RunFolder:

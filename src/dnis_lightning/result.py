@@ -11,11 +11,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from hydra.utils import instantiate
 
 from dnis_lightning import __version__
 from dnis_lightning.blueprint import Blueprint
 from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 
@@ -111,6 +113,14 @@ def dims_rows(prepared: Prepared, blueprint: Blueprint, dims: Mapping[str, np.nd
     ]
 
 
+def recovery_of(settings: Settings, prepared: Prepared, dims: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """For made-up data the score of each cut against the planted dims, by budget; None for all other data."""
+    source = instantiate(settings.data.source)
+    if not isinstance(source, Synthetic):
+        return None
+    return {name: vars(source.score(prepared.vocabulary, kept)) for name, kept in dims.items()}
+
+
 def summary(result: Mapping[str, Any]) -> str:
     """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics."""
     lines = [{"budget": "unpruned", "compression_rate": 1.0, **result["unpruned"]}, *result["pruned"]]
@@ -128,7 +138,20 @@ def summary(result: Mapping[str, Any]) -> str:
                 *(f"{line['metrics'][name]:.5f}" for name in metrics),
             ]
         )
-    return _aligned(rows)
+    return "\n".join([_aligned(rows), *_recovery_lines(result.get("recovery") or {})])
+
+
+def _recovery_lines(recoveries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{name}: mean dims kept per planted block {_rounded(score['kept'])}, planted {_rounded(score['useful'])}; "
+        f"rank correlation {score['rank_correlation']:.2f} (by frequency alone {score['frequency_correlation']:.2f}), "
+        f"error {score['error']:.2f} (the same for all {score['even_error']:.2f})"
+        for name, score in recoveries.items()
+    ]
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.1f}" for value in values)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

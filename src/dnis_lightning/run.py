@@ -217,6 +217,7 @@ class Run:
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)
         log_figures(self.logger, self.folder.figures)
+        told["recovery"] = result.recovery_of(self.settings, self.prepared, dims)
         log.info("%s", result.summary(told))
         self.folder.write_json("result.json", told)
 

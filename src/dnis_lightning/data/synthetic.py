@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field as Bounds
+from scipy.stats import spearmanr
 
 from dnis_lightning.data.source import Chunk, Field, TaskName
 from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Whole
@@ -64,10 +66,7 @@ class Synthetic:
 
     def useful_dims(self) -> np.ndarray:
         """(F, features_per_field) how many dimensions of each feature are not 0, by field and raw id."""
-        fields, features = len(self.fields), self.features_per_field
-        rank = np.arange(features)[None, :] * fields + np.arange(fields)[:, None]  # ties in field order
-        block = rank * len(self.dims) // (fields * features)
-        return np.asarray(self.dims, dtype=np.int64)[block]
+        return np.asarray(self.dims, dtype=np.int64)[self._blocks()]
 
     def tables(self) -> np.ndarray:
         """(F, features_per_field, max dims) the true embeddings."""
@@ -78,11 +77,27 @@ class Synthetic:
 
     def truth(self, vocabulary: TrainVocabulary) -> np.ndarray:
         """(N,) the useful dimensions of each row of the embedding table; 0 for the out-of-vocabulary rows."""
-        useful = self.useful_dims()
+        return np.append(self.dims, 0)[self.planted_blocks(vocabulary)]
+
+    def planted_blocks(self, vocabulary: TrainVocabulary) -> np.ndarray:
+        """(N,) the planted block of each row of the embedding table; −1 for the out-of-vocabulary rows."""
+        blocks = self._blocks()
         numbers = {field.name: number for number, field in enumerate(self.fields)}
         pairs = zip(vocabulary.names(), vocabulary.is_out_of_vocabulary, strict=True)
-        dims = [0 if unseen else useful[numbers[field], int(raw)] for (field, raw), unseen in pairs]
-        return np.asarray(dims, dtype=np.int64)
+        rows = [-1 if unseen else blocks[numbers[field], int(raw)] for (field, raw), unseen in pairs]
+        return np.asarray(rows, dtype=np.int64)
+
+    def score(self, vocabulary: TrainVocabulary, kept: np.ndarray) -> Recovery:
+        """How near kept dims (N,) come to the planted ones; the out-of-vocabulary rows are left out."""
+        block_of = self.planted_blocks(vocabulary)
+        planted = block_of >= 0
+        return recovery(self.truth(vocabulary)[planted], kept[planted], block_of[planted])
+
+    def _blocks(self) -> np.ndarray:
+        """(F, features_per_field) the block of each feature, 0 = the most frequent."""
+        fields, features = len(self.fields), self.features_per_field
+        rank = np.arange(features)[None, :] * fields + np.arange(fields)[:, None]  # ties in field order
+        return rank * len(self.dims) // (fields * features)
 
     def _popularity(self) -> np.ndarray:
         weight = np.arange(1, self.features_per_field + 1) ** -float(self.zipf)
@@ -93,6 +108,48 @@ class Synthetic:
         if self.task == "ctr":
             return (rng.random(len(logit)) < 1 / (1 + np.exp(-logit))).astype(np.float32)
         return (logit + rng.normal(scale=self.noise, size=len(logit))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How near the dims that a search kept come to the planted ones, block by block.
+
+    useful, kept (L,): mean dims of the features of each planted block. rank_correlation: Spearman's, NaN where all are
+    alike. error: mean absolute difference. even_error: of the same number of dims in every block.
+    frequency_correlation, frequency_error: of a guess that goes by frequency alone, and knows the planted numbers but
+    not where they are: most dims to the most frequent block.
+    """
+
+    useful: tuple[float, ...]
+    kept: tuple[float, ...]
+    rank_correlation: float
+    error: float
+    even_error: float
+    frequency_correlation: float
+    frequency_error: float
+
+
+def recovery(useful: np.ndarray, kept: np.ndarray, block_of: np.ndarray) -> Recovery:
+    """Score kept dims (N,) against useful dims (N,), over the blocks (N,) that the features were planted in."""
+    blocks = np.unique(block_of)
+    truth = np.array([useful[block_of == block].mean() for block in blocks])
+    found = np.array([kept[block_of == block].mean() for block in blocks])
+    by_frequency = -np.sort(-truth)
+    return Recovery(
+        tuple(np.round(truth, 3).tolist()),
+        tuple(np.round(found, 3).tolist()),
+        _rank_correlation(truth, found),
+        float(np.abs(truth - found).mean()),
+        float(np.abs(truth - truth.mean()).mean()),
+        _rank_correlation(truth, by_frequency),
+        float(np.abs(truth - by_frequency).mean()),
+    )
+
+
+def _rank_correlation(truth: np.ndarray, guess: np.ndarray) -> float:
+    if np.ptp(truth) == 0 or np.ptp(guess) == 0:
+        return float("nan")
+    return float(spearmanr(truth, guess).statistic)
 
 
 def pairwise_sum(tables: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -83,6 +83,7 @@ class History(L.Callback):
         row: dict[str, Any] = {"epoch": epoch, "phase": self.phase, **pl_module.epoch_means()}
         row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("select/")}
         row |= {"lr": pl_module.learning_rate, "seconds": round(seconds, 3)}
+        row["rows/s"] = round(_rows(trainer) / seconds)
         self.rows.append(row)
         if pl_module.gates is not None and self.phase.endswith("search"):
             self.gates.append(pl_module.gates.detach().to("cpu", copy=True))
@@ -155,6 +156,13 @@ class RowsBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"{self.phase} epoch {trainer.current_epoch + 1}")
 
 
+def _rows(trainer: L.Trainer) -> int:
+    """The rows that the weights see in an epoch."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return min(len(data.weight_rows()), int(trainer.num_training_batches) * data.batch_size)
+
+
 def _line(row: dict[str, Any]) -> str:
     figures = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if isinstance(value, float))
+    figures += f", {row['rows/s']:,} rows/s"
     return f"{row['phase']}: epoch {row['epoch']}: {figures}"

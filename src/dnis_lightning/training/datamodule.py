@@ -39,10 +39,15 @@ class SplitsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         """Shuffled batches, a new order each pass."""
-        loaders = {"train": self._loader(self._weight_rows(), shuffle=True, seed=self.seed)}
+        loaders = {"train": self._loader(self.weight_rows(), shuffle=True, seed=self.seed)}
         if self.paired:
             loaders["search"] = self._loader(self.prepared.split.search, shuffle=True, seed=self.seed + 1)
         return CombinedLoader(loaders, "min_size" if self.shortest else "max_size_cycle")
+
+    def weight_rows(self) -> np.ndarray:
+        """(R,) the rows that train the weights, sorted."""
+        split = self.prepared.split
+        return split.train if self.rows == "train" else np.union1d(split.train, split.search)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,12 +76,6 @@ class SplitsDataModule(L.LightningDataModule):
         if isinstance(batch, Batch):
             return batch.to(device, non_blocking=True)
         return {name: part.to(device, non_blocking=True) for name, part in batch.items()}
-
-    def _weight_rows(self) -> np.ndarray:
-        split = self.prepared.split
-        if self.rows == "train":
-            return split.train
-        return np.union1d(split.train, split.search)
 
     def _loader(self, rows: np.ndarray, *, shuffle: bool, seed: int = 0) -> Loader:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -1,0 +1,126 @@
+"""Everything in conf/ composes and passes the check; the check itself."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from dnis_lightning.config import check_config, fingerprint
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.paths import config_dir
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
+
+
+ALL = [
+    f"{path.parent.relative_to(config_dir())}={path.stem}"
+    for path in sorted(config_dir().rglob("[!_]*.yaml"))
+    if path.parent != config_dir()
+]
+
+
+def test_no_group_was_forgotten() -> None:
+    groups = {option.split("=")[0] for option in ALL}
+    assert {"data", "model", "search", "prune", "optimizer", "trainer", "logger", "profile"} <= groups
+
+
+@pytest.mark.parametrize("option", ALL)
+def test_every_option_composes_and_is_valid(option: str) -> None:
+    check_config(composed(option), [option])
+
+
+@pytest.mark.parametrize("profile", options("profile"))
+def test_profiles_go_with_everything(profile: str) -> None:
+    for data, model, search in product(options("data"), options("model"), options("search")):
+        settings = check_config(composed(f"data={data}", f"model={model}", f"search={search}", f"profile={profile}"))
+        assert settings.profile == profile
+
+
+def test_the_command_line_overrides_a_profile() -> None:
+    config = composed("profile=paper", "search.gates_lr=0.5", "data.split=three_way")
+    assert (config.search.gates_lr, config.data.split) == (0.5, "three_way")
+
+
+PAPER = {
+    "data.split": "paper",
+    "data.batch_size": 4096,
+    "optimizer.lr": 0.001,
+    "search.base_dim": 64,
+    "search.gates_lr": 0.01,
+    "search.gates_lr_per": "step",
+    "search.gates_optimizer": "adam",
+    "search.penalty": 0.0,
+    "search.epsilon": 1e-7,
+    "search.warm_start": 0,
+    "search.tables_only": False,
+    "search.epoch": "longest",
+    "search.fit_epochs": 0,
+    "prune.finetune_epochs": 0,
+    "model.reduce": "sum",
+    "model.l2": 0.0,
+}
+AUTHORS = PAPER | {
+    "data.split": "authors",
+    "search.gates_optimizer": "sgd",
+    "search.penalty": 1e-5,
+    "search.penalty_stage": "raw",
+    "search.epsilon": 1e-8,
+    "search.warm_start": 20,
+    "search.tables_only": True,
+    "search.epoch": "shortest",
+    "search.least_lr": 1e-6,
+    "model.reduce": "mean",
+    "model.init": "xavier",
+}
+
+
+@pytest.mark.parametrize(("profile", "expected"), [("paper", PAPER), ("authors", AUTHORS)])
+def test_profiles_have_the_settings_of_their_source(profile: str, expected: dict[str, object]) -> None:
+    config = composed(f"profile={profile}", "data=movielens-20m", "model=mf")
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "blocks", "authors"),
+    [("movielens-1m", 10, "equal"), ("movielens-20m", 10, "equal"), ("criteo", 6, "decades")],
+)
+def test_blocks_are_those_of_the_paper_and_of_the_authors(data: str, blocks: int, authors: str) -> None:
+    search = check_config(composed(f"data={data}", "model=fm", "profile=authors")).search
+    assert (search.blocks, search.blocking) == (blocks, authors)
+
+
+def test_the_authors_left_out_rare_films_of_the_20m_alone() -> None:
+    kept = {data: composed(f"data={data}", "profile=authors").data.min_ratings for data in options("data")}
+    assert kept.pop("movielens-20m") == 5
+    assert set(kept.values()) == {1}
+
+
+def test_the_fingerprint_is_of_what_is_computed() -> None:
+    same = [(), ("logger=none",), ("output_dir=elsewhere",), ("trainer.threads=1",), ("resume=auto",)]
+    assert len({fingerprint(composed(*overrides)) for overrides in same}) == 1
+    assert fingerprint(composed("seed=1")) != fingerprint(composed())
+    assert fingerprint(composed("search.xi=0.1")) != fingerprint(composed())
+
+
+def test_a_users_folder_adds_options_and_is_checked_like_ours(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "mine.yaml").write_text(
+        "defaults: [_common, _self_]\nname: mine\n"
+        "method:\n  _target_: dnis_lightning.search.none.Uniform\n  patiense: 3\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed("search=mine", f"hydra.searchpath=[file://{tmp_path}]"))
+    message = str(raised.value)
+    assert "search.method.patiense: Uniform takes no such argument, only max_epochs, patience, least_epochs" in message
+    assert "search.method.max_epochs: Uniform needs it" in message
