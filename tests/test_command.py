@@ -138,14 +138,6 @@ def test_a_gpu_ends_where_the_cpu_ends(tmp_path: Path) -> None:
     assert gpu["unpruned"]["metrics"] == pytest.approx(cpu["unpruned"]["metrics"], rel=1e-3)
 
 
-def test_a_sweep_runs_every_job_and_names_those_that_failed(tmp_path: Path) -> None:
-    done = dnis(tmp_path, "-m", *TINY, "search=none", "search.base_dim=2,3", "search.blocks=4,500")
-    assert done.returncode == 1
-    assert done.stderr.count("500 blocks for 122 features") == 2
-    assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2
-    assert not (tmp_path / "multirun.yaml").exists()
-
-
 def test_a_users_own_model_joins_by_one_yaml(tmp_path: Path) -> None:
     (tmp_path / "my_models.py").write_text(
         "import torch\n"

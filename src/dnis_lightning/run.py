@@ -36,7 +36,7 @@ from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.journal import Journal
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
-from dnis_lightning.training.wandb_panels import WandbPanels, finish, log_dims, log_figures
+from dnis_lightning.training.wandb_panels import WandbPanels, finish, log_dims, log_figures, log_result
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +217,7 @@ class Run:
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)
         log_figures(self.logger, self.folder.figures)
+        log_result(self.logger, told)
         told["recovery"] = result.recovery_of(self.settings, self.prepared, dims)
         log.info("%s", result.summary(told))
         self.folder.write_json("result.json", told)

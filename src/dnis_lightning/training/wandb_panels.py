@@ -6,6 +6,7 @@ wandb is imported where it is used: loading it takes a second, which runs withou
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ def log_dims(logger: Any, dims: np.ndarray, name: str) -> None:
     step = -(-(highest + 1) // 256)  # W&B takes 512 bins at most
     counts = np.histogram(dims, bins=np.arange(-0.5, highest + step, step))
     logger.experiment.log({f"dims/{_plain(name)}": wandb.Histogram(np_histogram=counts)})
+
+
+def log_result(logger: Any, result: Mapping[str, Any]) -> None:
+    """Put what `result.json` says of metrics and sizes into the run's summary, where runs are compared.
+
+    Nothing unless `logger` is W&B's. Names such as `unpruned/test/mse` and `cr-2/bytes`.
+    """
+    if not isinstance(logger, WandbLogger):
+        return
+    parts = {"unpruned": result["unpruned"]} | {_plain(cut["budget"]): cut for cut in result["pruned"]}
+    for part, told in parts.items():
+        figures = {**told["metrics"], "kept": told["kept"], "bytes": told["bytes"]}
+        logger.experiment.summary.update({f"{part}/{name}": value for name, value in figures.items()})
 
 
 def log_figures(logger: Any, folder: Path) -> None:
