@@ -38,7 +38,8 @@ def hypergradient(
     """Equation 7: ∇_α L_val(Θ', α) − ξ ∇²_{α,Θ} L_train(Θ, α) · ∇_{Θ'} L_val(Θ', α), with Θ' = Θ − ξ ∇_Θ L_train(Θ, α).
 
     Θ' is one plain gradient step on the train batch; with ξ = 0 (first order) it is Θ and the second term vanishes.
-    Dropout and batch statistics are frozen meanwhile. The model must have gates. Returns (L, K).
+    Weights that the search holds fixed (`requires_grad` is off) are no part of Θ, and stay where they are in Θ'.
+    Dropout and batch statistics are frozen meanwhile. Returns (L, K). Raises AttributeError for a model without gates.
     """
     gates = model.get_parameter(GATES).detach().requires_grad_()
     with frozen(model), torch.enable_grad():
@@ -68,8 +69,9 @@ def _second_order(
     xi: float,
     reduce: Reduce,
 ) -> Tensor:
-    weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters() if name != GATES}
-    value = train_loss(_predict(model, weights, gates, train), train)
+    held = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad and name != GATES}
+    weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
+    value = train_loss(_predict(model, held | weights, gates, train), train)
     local = torch.autograd.grad(value, list(weights.values()), create_graph=True, materialize_grads=True)
 
     # Θ' = Θ − ξ ∇_Θ L_train, the gradient summed over all ranks
@@ -77,7 +79,7 @@ def _second_order(
         name: (weight - xi * reduce(gradient.detach())).detach().requires_grad_()
         for (name, weight), gradient in zip(weights.items(), local, strict=True)
     }
-    value = held_out_loss(_predict(model, ahead, gates, held_out), held_out)
+    value = held_out_loss(_predict(model, held | ahead, gates, held_out), held_out)
     direct, *vector = torch.autograd.grad(value, [gates, *ahead.values()], materialize_grads=True)
 
     # ∇²_{α,Θ} L_train · v as the gradient of ⟨∇_Θ L_train, v⟩: no matrix is ever built

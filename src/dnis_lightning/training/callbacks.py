@@ -46,7 +46,8 @@ class BestWeights(L.Callback):
             )
             return True
         stale = self.epochs - self.best_epoch >= stopping.patience
-        return self.epochs >= stopping.least_epochs and (stale or lr <= stopping.least_lr)
+        at_the_floor = lr <= stopping.least_lr * (1 + 1e-9)  # 1e-3 lowered three times by 0.1 is 1.0000000000000002e-6
+        return self.epochs >= stopping.least_epochs and (stale or at_the_floor)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value, epoch and weights so far."""

@@ -45,9 +45,9 @@ class SplitsDataModule(L.LightningDataModule):
         return CombinedLoader(loaders, "min_size" if self.shortest else "max_size_cycle")
 
     def weight_rows(self) -> np.ndarray:
-        """(R,) the rows that train the weights, sorted."""
+        """(R,) the rows that train the weights, sorted; those of search only if they are not those of select, too."""
         split = self.prepared.split
-        return split.train if self.rows == "train" else np.union1d(split.train, split.search)
+        return split.train if self.rows == "train" or split.shared else np.union1d(split.train, split.search)
 
     @property
     def steps_per_epoch(self) -> int:
