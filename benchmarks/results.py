@@ -50,6 +50,11 @@ def uniform(dims: int, *more: str) -> Row:
     return Row(" ".join([f"uniform, K = {dims}", *more]), ("search=none", f"search.base_dim={dims}", *more))
 
 
+def cut_by_magnitude(rates: str) -> Row:
+    """A plain table whose smallest entries go, and whose others are fine-tuned."""
+    return Row("uniform, K = 64, cut by magnitude", ("search=none", f"search.rates={rates}"))
+
+
 def profile(name: str) -> Row:
     """The search by one of its profiles."""
     return Row(f"DNIS, {name}", ("search=dnis", f"profile={name}"))
@@ -65,6 +70,7 @@ TABLES = (
         (
             *(uniform(dims) for dims in (0, 8, 16, 32, 64)),
             *(uniform(dims, *NO_L2) for dims in (8, 16, 32, 64)),
+            cut_by_magnitude("[2,2.5,5]"),
             *(profile(name) for name in ("paper", "authors", "default")),
         ),
     ),
@@ -89,7 +95,7 @@ TABLES = (
         ("mse",),
         (
             *(uniform(dims) for dims in (4, 8, 64)),
-            Row("uniform, K = 64, cut by magnitude", ("search=none", "search.rates=[2,5,15]")),
+            cut_by_magnitude("[2,5,15]"),
             profile("default"),
         ),
     ),

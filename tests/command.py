@@ -25,7 +25,8 @@ TINY_DNIS = (*TINY, "search.search_epochs=3", "search.least_epochs=1", "prune.fi
 
 def command(folder: Path, *arguments: str) -> list[str]:
     """The command line with its data cache and outputs inside `folder`."""
-    places = (f"data.cache={folder}/cache", f"output_dir={folder}/outputs")
+    named = any(one.startswith("resume=") and one != "resume=auto" for one in arguments)
+    places = (f"data.cache={folder}/cache", *(() if named else (f"output_dir={folder}/outputs",)))
     return [sys.executable, "-m", "dnis_lightning", *arguments, *places]
 
 

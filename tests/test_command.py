@@ -130,6 +130,60 @@ def test_clicks_have_auc_and_logloss(tmp_path: Path) -> None:
     assert set(result["unpruned"]["metrics"]) == {"select/auc", "select/logloss", "test/auc", "test/logloss"}
 
 
+@pytest.mark.parametrize("numeric", ["scalar", "log2"])
+def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        "\t".join(
+            [str(int(rng.random() < 0.3))]
+            + [str(int(x)) if x < 90 else "" for x in rng.integers(-3, 100, 13)]
+            + [f"{x:08x}" if x else "" for x in rng.integers(0, 12, 26)]
+        )
+        for _ in range(1500)
+    ]
+    (tmp_path / "train.txt").write_text("\n".join(rows) + "\n")
+    quick = [one for one in TINY_DNIS if not one.startswith("data.")]
+    arguments = ("data=criteo", f"data.root={tmp_path}", f"data.numeric={numeric}", "model=fm", "data.batch_size=256")
+    folder, result = result_of(dnis(tmp_path, *arguments, *quick, "search.blocking=decades"))
+    assert (result["fields"], result["task"]) == (39, "ctr")
+    assert result["rows"] == {"train": 1200, "search": 75, "select": 75, "test": 150}
+    assert all(np.isfinite(value) for cut in result["pruned"] for value in cut["metrics"].values())
+    assert rebuild(folder, "cr:4").table.weight.shape == (result["features"], 6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("search.base_dim=0",),
+        ("search.blocks_per=field", "search.blocking=mass"),
+        ("search.blocking=[10,-1]", "model.first_order=false", "model.global_bias=none"),
+        ("data.split=time", "search.gates_optimizer=adam", "optimizer.clip_norm=0.1"),
+        ("data.split=leave_one_out", "search.epoch=shortest"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_run(options: tuple[str, ...], tmp_path: Path) -> None:
+    given = {option.split("=")[0] for option in options}
+    base = [one for one in TINY_DNIS if one.split("=")[0] not in given]
+    if "search.blocking=[10,-1]" in options:
+        base.remove("search.blocks=4")
+    _, result = result_of(dnis(tmp_path, *base, *options))
+    assert np.isfinite(result["unpruned"]["metrics"]["test/mse"])
+    assert result["blocks"] == {"search.blocks_per=field": 8, "search.blocking=[10,-1]": 2}.get(options[0], 4)
+
+
+def test_whole_gates_go(tmp_path: Path) -> None:
+    cuts = ("search.rates=[2]", "prune.thresholds=[0.999]")
+    folder, result = result_of(dnis(tmp_path, *TINY_DNIS[:-1], *cuts, "prune=gates"))
+    half, cut = (Scheme.load(folder / "schemes" / f"{name}.safetensors")[0].mask() for name in ("cr-2", "eps-0.999"))
+    blocks = np.array(json.loads((folder / "recommender.json").read_text())["block_of"])
+    gates = rebuild(folder).gates.detach().numpy()
+    for block in range(4):
+        assert (half[blocks == block] == half[blocks == block][0]).all(), "a block's features keep the same dims"
+    assert np.array_equal(cut, (gates >= 0.999)[blocks])
+    assert 0 < result["pruned"][0]["kept"] <= result["features"] * 3
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_ends_where_the_cpu_ends(tmp_path: Path) -> None:
@@ -192,6 +246,14 @@ MISTAKES = {
         ["data.task=rating", "model.global_bias=middle"],
         r"model\.global_bias: it should be 'mean', 'zero' or 'none'",
     ),
+    "gates of none": (["search=none", "search.rates=[2]", "prune=gates"], r"prune=gates: search=none has no gates"),
+    "trial": (["search.trial=1"], r"search\.trial=1: search=dnis has trials 0 to 0"),
+    "least epochs": (["search.search_epochs=3"], r"search\.least_epochs: 5 of search\.search_epochs=3"),
+    "optimizer": (["+optimizer.node.weight_decay=-1"], r"optimizer: torch\.optim\.Adam does not take this \(.*-1\)"),
+    "divergence": (["search=none", "optimizer.lr=1e10"], r"training diverged|is no finite number: training diverged"),
+    "min_count": (["data.min_count=100000"], r"data\.min_count=100000: no feature occurs that often"),
+    "no group": (["search=null"], r"Config group override"),
+    "number to resume": (["resume=5"], r"resume=5: no config\.yaml that can be read there"),
     "missing file": (["data=criteo", "data.path=/nowhere/train.txt"], r"/nowhere/train\.txt: cannot be read"),
 }
 
@@ -206,7 +268,20 @@ def test_a_mistake_gets_a_sentence(name: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert re.search(says, done.stderr.strip(), re.MULTILINE), done.stderr
-    assert not list((tmp_path / "outputs").glob("*/*")), "no half-made run is left"
+    assert name == "divergence" or not list((tmp_path / "outputs").glob("*/*")), "no half-made run is left"
+
+
+def test_an_outputs_folder_that_is_a_dangling_link(tmp_path: Path) -> None:
+    (tmp_path / "outputs").symlink_to(tmp_path / "unmounted")
+    done = dnis(tmp_path, *TINY, timeout=60)
+    assert done.returncode == 1
+    assert "the run's folder cannot be made; choose another output_dir=" in done.stderr
+
+
+def test_a_launcher_of_many_processes_is_named(tmp_path: Path) -> None:
+    done = dnis(tmp_path, *TINY, LOCAL_RANK="1")
+    assert done.returncode == 1
+    assert "LOCAL_RANK is set, as by torchrun: start one process" in done.stderr
 
 
 def test_all_faults_come_in_one_message(tmp_path: Path) -> None:

@@ -52,6 +52,31 @@ def test_the_command_line_overrides_a_profile() -> None:
     assert (config.search.gates_lr, config.data.split) == (0.5, "three_way")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["search.fit_fresh=no"], "search.method.fit_fresh: it should be a valid boolean, got 'no'"),
+        (["data.rows=6e3"], "data.source.rows: it should be a valid integer, got 6000.0"),
+        (["trainer.max_epochs=2.0"], "trainer.max_epochs: it should be a valid integer, got 2.0"),
+        (["optimizer.plateau_factor=1"], "optimizer.plateau_factor: it should be less than 1, got 1"),
+        (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10% or 25MiB"),
+        (["search.budget=cr:0.5"], "search.budget: 'cr:0.5'; it should read like"),
+        (["search.blocking=[]"], "search.blocking: it should be"),
+        (["data.name=a/b"], "data.name: it should match pattern"),
+        (["data=movielens-20m", "data.version=10m"], "data.source.version: it should be '100k', '1m', '20m'"),
+        (["search.rates=[3]", "search.budget=cr:20"], "search.rates: search.budget is set and takes its place"),
+        (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
+        (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
+        (["~search.rates"], "search.rates: no value; write search.rates=..."),
+        (["data.mean=nan"], "data.source.mean: it should be a finite number"),
+    ],
+)
+def test_a_wrong_value_is_named(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed(*overrides), overrides)
+    assert says in str(raised.value)
+
+
 PAPER = {
     "data.split": "paper",
     "data.batch_size": 4096,
@@ -62,6 +87,10 @@ PAPER = {
     "search.gates_optimizer": "adam",
     "search.penalty": 0.0,
     "search.epsilon": 1e-7,
+    "search.search_plateau": True,
+    "search.search_patience": 5,
+    "optimizer.plateau_patience": None,
+    "model.l2_bias": 0.0,
     "search.warm_start": 0,
     "search.tables_only": False,
     "search.epoch": "longest",
@@ -80,6 +109,9 @@ AUTHORS = PAPER | {
     "search.tables_only": True,
     "search.epoch": "shortest",
     "search.least_lr": 1e-6,
+    "search.search_patience": 1000,
+    "optimizer.plateau_patience": 1,
+    "optimizer.plateau_factor": 0.1,
     "model.reduce": "mean",
     "model.init": "xavier",
 }
@@ -107,10 +139,18 @@ def test_the_authors_left_out_rare_films_of_the_20m_alone() -> None:
 
 
 def test_the_fingerprint_is_of_what_is_computed() -> None:
-    same = [(), ("logger=none",), ("output_dir=elsewhere",), ("trainer.threads=1",), ("resume=auto",)]
-    assert len({fingerprint(composed(*overrides)) for overrides in same}) == 1
-    assert fingerprint(composed("seed=1")) != fingerprint(composed())
-    assert fingerprint(composed("search.xi=0.1")) != fingerprint(composed())
+    same = [
+        (),
+        ("logger=wandb",),
+        ("data.cache=there",),
+        ("output_dir=elsewhere",),
+        ("trainer.threads=1",),
+        ("resume=auto",),
+    ]
+    assert len({fingerprint(composed(*overrides), "data") for overrides in same}) == 1
+    assert fingerprint(composed("seed=1"), "data") != fingerprint(composed(), "data")
+    assert fingerprint(composed("search.xi=0.1"), "data") != fingerprint(composed(), "data")
+    assert fingerprint(composed(), "other data") != fingerprint(composed(), "data")
 
 
 def test_a_users_folder_adds_options_and_is_checked_like_ours(tmp_path: Path) -> None:
@@ -122,5 +162,5 @@ def test_a_users_folder_adds_options_and_is_checked_like_ours(tmp_path: Path) ->
     with pytest.raises(ConfigError) as raised:
         check_config(composed("search=mine", f"hydra.searchpath=[file://{tmp_path}]"))
     message = str(raised.value)
-    assert "search.method.patiense: Uniform takes no such argument, only max_epochs, patience, least_epochs" in message
+    assert "search.method.patiense: Uniform takes no such argument, only max_epochs, patience" in message
     assert "search.method.max_epochs: Uniform needs it" in message

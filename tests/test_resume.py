@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dnis_lightning.blueprint import rebuild
+from dnis_lightning.folder import RunFolder
 from tests.command import TINY_DNIS, command, dnis, environment, figures_of, result_of
 
 LONGER = (*TINY_DNIS, "trainer.max_epochs=6", "search.search_epochs=6", "prune.finetune_epochs=4", "trainer.patience=9")
@@ -79,8 +81,83 @@ def test_a_run_can_be_named(unbroken, tmp_path: Path) -> None:
 def test_a_named_run_keeps_its_own_configuration(unbroken, tmp_path: Path) -> None:
     done = dnis(tmp_path, f"resume={unbroken[0]}", "model.l2=0.5")
     assert done.returncode == 1
-    assert "goes on with its own configuration; drop" in done.stderr
-    assert "model.l2=0.5" in done.stderr
+    assert "a run goes on with its own configuration, only data.cache= and" in done.stderr
+    assert "drop model.l2=0.5" in done.stderr
+
+
+def test_a_run_on_other_data_or_with_an_edited_configuration_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "ml-1m" / "ratings.dat"
+    path.parent.mkdir()
+    rows = [f"{u}::{i}::{1 + (u + i) % 5}::{100 * u + i}" for u in range(1, 30) for i in range(1, 30)]
+    path.write_text("\n".join(rows) + "\n")
+    arguments = ("data=movielens-1m", f"data.root={tmp_path}", "search=none", "search.base_dim=2", "data.batch_size=64")
+    first, _ = result_of(dnis(tmp_path, *arguments, "trainer.max_epochs=2"))
+    again, _ = result_of(dnis(tmp_path, *arguments, "trainer.max_epochs=2", "resume=auto"))
+    assert first == again
+    path.write_text("\n".join(reversed(rows)) + "\n")
+    other, _ = result_of(dnis(tmp_path, *arguments, "trainer.max_epochs=2", "resume=auto"))
+    assert other != first
+    done = dnis(tmp_path, f"resume={first}")
+    assert done.returncode == 1
+    assert "its configuration or its data changed since; start again without resume=" in done.stderr
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("max_epochs: 2", "max_epochs: 3"))
+    assert dnis(tmp_path, f"resume={other}").returncode == 1
+
+
+def test_two_processes_do_not_go_on_in_one_run(tmp_path: Path) -> None:
+    folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
+    with RunFolder(folder).at_work():
+        done = dnis(tmp_path, f"resume={folder}")
+    assert done.returncode == 1
+    assert "another process is at work in this run; wait for it" in done.stderr
+    result_of(dnis(tmp_path, f"resume={folder}"))
+
+
+TWO_WIDTHS = """
+from dnis_lightning.search.trial import Phase, Stopping, Trial
+
+
+class TwoWidths:
+    trial_count, gated = 2, False
+
+    def __init__(self, widths: list[int]):
+        self.widths = widths
+
+    def trials(self):
+        for dims in self.widths:
+            yield Trial(f"dim={dims}", (Phase("fit", "train+search", Stopping(4, 9)),), dims=dims)
+"""
+
+
+def test_a_method_of_many_trials_keeps_the_best_whenever_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "two_widths.py").write_text(TWO_WIDTHS)
+    (tmp_path / "options" / "search").mkdir(parents=True)
+    (tmp_path / "options" / "search" / "two.yaml").write_text(
+        "defaults: [_common, _self_]\nname: two\nrates: [2]\nmethod: {_target_: two_widths.TwoWidths, widths: [4, 0]}\n"
+    )
+    tiny = [one for one in TINY_DNIS if not one.startswith(("search.search", "search.least", "search.rates"))]
+    arguments = ("--config-dir", "options", *tiny, "search=two", EVERY_STEPS)
+    folder, unbroken = result_of(dnis(tmp_path, *arguments, "seed=4"))
+    told = {trial["name"]: trial["select/mse"] for trial in unbroken["trials"]}
+    assert list(told) == ["dim=4", "dim=0"]
+    assert told["dim=4"] < told["dim=0"], "the data have interactions"
+    assert (unbroken["chosen_dim"], unbroken["unpruned"]["kept"]) == (4, 4 * unbroken["features"])
+    assert rebuild(folder).table.weight.shape[1] == rebuild(folder, "cr:2").table.weight.shape[1] == 4
+
+    folder.rename(tmp_path / "away")
+    killed = kill_when(tmp_path, r"dim=0/fit: epoch 6", (*arguments, "seed=4"))
+    resumed, result = result_of(dnis(tmp_path, *arguments, "seed=4", "resume=auto"))
+    assert resumed == killed
+    assert figures_of(result) == figures_of(unbroken)
+
+    one, alone = result_of(dnis(tmp_path, *arguments, "seed=4", "search.trial=1"))
+    assert one.name.endswith("-s4-t1")
+    assert [trial["name"] for trial in alone["trials"]] == ["dim=0"]
+    assert set(alone["unpruned"]["metrics"]) == {"select/mse"}, "a job of one trial does not look at test"
+    assert all(set(cut["metrics"]) == {"select/mse"} for cut in alone["pruned"])
+    done = dnis(tmp_path, *arguments, "search.trial=2")
+    assert "search.trial=2: search=two has trials 0 to 1" in done.stderr
 
 
 def test_a_finished_run_is_not_done_again(unbroken) -> None:

@@ -43,7 +43,7 @@ def make_blocks(
     frequency (N,): occurrences of each feature in train; field_of (N,): its field.
     blocking: `equal` (equal counts of features), `decades` (L − 1 bounds at frequencies 10^L, …, 10^2),
     `mass` (equal shares of all occurrences) or the sizes of the blocks, the last of which may be −1 for "the rest".
-    per: one cut through the whole table, or one for each field (then there are L blocks a field).
+    per: one cut through the whole table, or one for each field: L blocks a field, or as many as it has features.
 
     Raises ConfigError when there are more blocks than features, or sizes that do not add up.
     """
@@ -52,8 +52,9 @@ def make_blocks(
     block_of, count = np.zeros(len(frequency), dtype=np.int64), 0
     for field in np.unique(field_of):
         members = np.flatnonzero(field_of == field)
-        block_of[members] = count + _cut(frequency[members], min(blocks, len(members)), blocking)
-        count += _count(min(blocks, len(members)), blocking)
+        wanted = blocks if blocking == "decades" else min(blocks, len(members))
+        block_of[members] = count + _cut(frequency[members], wanted, blocking)
+        count += _count(wanted, blocking)
     return Blocks(block_of, count)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from torch import nn
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
-from dnis_lightning.recommender import FeatureSpace, Recommender
+from dnis_lightning.paths import whole_file
+from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
 from dnis_lightning.scheme import Scheme
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that a recommender is built from, JSON-able but for the block of each feature.
+    """All that a recommender is built from.
 
     interaction: its node. std: of the table's start. bias: the start of the global bias, or None.
     block_of (N,), blocks: see `Blocks`.
@@ -51,7 +53,7 @@ class Blueprint:
         return model
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write `recommender.json`, and the blocks beside it."""
+        """Write `recommender.json`, whole or not at all, with `more` in it."""
         told = {
             "offsets": list(self.space.offsets),
             "unseen": list(self.space.unseen),
@@ -63,7 +65,8 @@ class Blueprint:
             "blocks": self.blocks,
             "block_of": self.block_of.tolist(),
         }
-        path.write_text(json.dumps(told | more))
+        with whole_file(path) as part:
+            part.write_text(json.dumps(told | more))
 
     @classmethod
     def load(cls, path: Path) -> tuple[Blueprint, dict[str, Any]]:
@@ -91,7 +94,11 @@ def build_interaction(node: Mapping[str, Any], **known: int) -> nn.Module:
     Raises ConfigError when the constructor does, as for data that the model cannot take.
     """
     takes = inspect.signature(get_class(node["_target_"])).parameters
-    given = {name: value for name, value in known.items() if name in takes and name not in node}
+    return construct(node, **{name: value for name, value in known.items() if name in takes and name not in node})
+
+
+def construct(node: Mapping[str, Any], **given: Any) -> Any:
+    """Call the constructor of a node. Raises UserError when the constructor does, without Hydra's wrapping."""
     try:
         return instantiate(dict(node), **given)
     except InstantiationException as fault:
@@ -104,10 +111,22 @@ def pruned_model(blueprint: Blueprint, scheme: Scheme, rest: Mapping[str, np.nda
     """The model that ships a scheme: its table, and the weights outside the table."""
     model = blueprint.build()
     model.keep(torch.from_numpy(scheme.dense()), torch.from_numpy(scheme.mask()))
-    state = model.state_dict()
-    state.update({name: torch.from_numpy(array) for name, array in rest.items()})
-    model.load_state_dict(state)
+    model.load_rest({name: torch.from_numpy(array) for name, array in rest.items()})
     return model
+
+
+def save_best(run: RunFolder, model: Recommender, trial: str) -> None:
+    """Write `best.ckpt`, whole or not at all: the weights of the best trial so far, and its name."""
+    with whole_file(run.best) as part:
+        torch.save({"recommender": model.weights(), "trial": trial}, part)
+
+
+def load_best(run: RunFolder) -> dict[str, Any]:
+    """Read what `save_best` wrote. Raises RunError when it is absent or damaged."""
+    try:
+        return torch.load(run.best, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
+        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
 
 
 def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
@@ -119,10 +138,7 @@ def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
     if budget is not None:
         return pruned_model(blueprint, *Scheme.load(run.scheme(budget))).eval()
-    try:
-        weights = torch.load(run.best, map_location="cpu", weights_only=True)["recommender"]
-    except (OSError, RuntimeError, KeyError) as fault:
-        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
-    model = blueprint.build(gated="selection.gates" in weights)
+    weights = load_best(run)["recommender"]
+    model = blueprint.build(gated=GATES in weights)
     model.load_weights(weights)
     return model.eval()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from hydra.utils import instantiate
 
 from dnis_lightning.blocks import Blocks, make_blocks
-from dnis_lightning.blueprint import Blueprint, build_interaction
+from dnis_lightning.blueprint import Blueprint, build_interaction, construct
 from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.errors import ConfigError
@@ -24,7 +22,7 @@ from dnis_lightning.training.fit_module import WeightStep
 def prepare_data(settings: Settings) -> Prepared:
     """Encode or open the data, and its split and vocabulary."""
     data = settings.data
-    source = instantiate(data.source)
+    source = construct(data.source)
     return prepare(source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count)
 
 
@@ -35,7 +33,7 @@ def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Bluepr
     space = FeatureSpace(tuple(int(offset) for offset in vocabulary.offsets), tuple(unseen))
     blocks = blocks_of(settings, prepared)
     mean = float(np.asarray(prepared.dataset.label[prepared.split.train], dtype=np.float64).mean())
-    bias = {"mean": task.base_logit(mean), "zero": 0.0, "none": None}[model.global_bias]
+    bias = task.base_logit(mean) if model.global_bias == "mean" else {"zero": 0.0, "none": None}[model.global_bias]
     std = (
         float(np.sqrt(2 / (space.features + max(search.base_dim, 1)))) if model.init == "xavier" else float(model.init)
     )
@@ -63,22 +61,28 @@ def check_machine(settings: Settings) -> None:
         raise ConfigError(f"trainer.accelerator=gpu: {asked} asked for, torch sees {there} CUDA GPUs; take trainer=cpu")
 
 
-def check_trial(settings: Settings) -> None:
-    """Raise ConfigError when search.trial names none of the method's trials."""
-    trial, name = settings.search.trial, settings.search.name
-    if trial is None:
-        return
-    count = instantiate(settings.search.method).trial_count
-    if count is None:
+def check_method(settings: Settings) -> None:
+    """Raise ConfigError when method or optimizer take no such values, or there is no such trial or no gate to prune."""
+    method, trial, name = construct(settings.search.method), settings.search.trial, settings.search.name
+    if trial is not None and method.trial_count is None:
         raise ConfigError(f"search.trial={trial}: a trial of search={name} depends on those before it; leave it out")
-    if trial >= count:
-        raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {count - 1}")
+    if trial is not None and trial >= method.trial_count:
+        raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {method.trial_count - 1}")
+    try:
+        weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
+    if settings.prune.by == "gates" and not method.gated and (budgets(settings) or settings.prune.thresholds):
+        raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
     """Raise ConfigError when task, blocks or model do not go with the data: before a folder is made."""
     if settings.data.task == "ctr" and not np.isin(prepared.dataset.label, (0, 1)).all():
         raise ConfigError("data.task=ctr: the labels are not all 0 or 1; take data.task=rating")
+    if prepared.vocabulary.is_out_of_vocabulary.all():
+        most = "no feature occurs that often in train"
+        raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
     blueprint = make_blueprint(settings, prepared, TASKS[settings.data.task]())
     build_interaction(blueprint.interaction, fields=blueprint.space.fields, dims=blueprint.dims)
 
@@ -91,17 +95,17 @@ def make_objective(settings: Settings) -> Objective:
 def weight_step(settings: Settings) -> WeightStep:
     """How the weights move."""
     chosen = settings.optimizer
-    node = instantiate(chosen.node)
-    factory = node if isinstance(node, partial) else partial(node)
-    return WeightStep(factory, chosen.clip_norm, chosen.plateau_factor, chosen.plateau_patience)
+    return WeightStep(instantiate(chosen.node), chosen.clip_norm, chosen.plateau_factor, chosen.plateau_patience)
 
 
 def budgets(settings: Settings) -> list[Budget]:
     """The bounds to cut at: search.budget, or else search.rates."""
     given = settings.search.budget
     if given is None:
-        return [compression_rate(rate) for rate in settings.search.rates]
-    return [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
+        found = [compression_rate(rate) for rate in settings.search.rates]
+    else:
+        found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
+    return list({budget.name: budget for budget in found}.values())
 
 
 def pruning(settings: Settings) -> Pruning:
@@ -109,7 +113,7 @@ def pruning(settings: Settings) -> Pruning:
     chosen = settings.prune
     stopping = Stopping(chosen.finetune_epochs, settings.trainer.patience)
     phase = Phase("fine_tune", "train+search", stopping) if chosen.finetune_epochs else None
-    return Pruning(chosen.by, tuple(chosen.thresholds), phase)
+    return Pruning(chosen.by, tuple(dict.fromkeys(chosen.thresholds)), phase)
 
 
 def trial_model(blueprint: Blueprint, trial: Trial, seed: int) -> Recommender:

@@ -35,6 +35,10 @@ def execute() -> int:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
         except (HydraException, OmegaConfBaseException) as fault:
             return _fail(told.read() + reword(_message(fault)))
+        except ValueError as fault:  # what Hydra raises for group=null
+            if task.called:
+                raise
+            return _fail(reword(str(fault)))
         except Terminated:
             return _fail(f"terminated; {_GO_ON}", 128 + signal.SIGTERM)
         except KeyboardInterrupt:
@@ -43,6 +47,7 @@ def execute() -> int:
     return _fail(faults.rstrip()) if faults else 0
 
 
+_MAY_MOVE = ("data.cache=", "trainer.threads=", "trainer.progress=")
 _GO_ON = "the same command with resume=auto goes on from the last checkpoint"
 
 
@@ -64,10 +69,11 @@ class Task:
     __name__ = "dnis_lightning"  # Hydra names the job after its function
 
     def __init__(self, faults: str) -> None:
-        self.faults = faults
+        self.faults, self.called = faults, False
 
     def __call__(self, config: DictConfig) -> str | None:
         """The run's folder, or None where there is none."""
+        self.called = True
         try:
             return job(config)
         except UserError as fault:
@@ -81,8 +87,10 @@ def job(config: DictConfig) -> str:
     hydra_config = HydraConfig.get()
     many = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
+    if os.environ.get("LOCAL_RANK", "0") != "0" and SHARED_FOLDER not in os.environ:
+        raise ConfigError("LOCAL_RANK is set, as by torchrun: start one process, with trainer=ddp it starts the others")
     if config.resume not in (None, "auto"):
-        config = _configuration_of(expand(config.resume), config.resume, overrides)
+        config = _configuration_of(expand(str(config.resume)), str(config.resume), overrides)
         overrides = []
     if many:  # a sweep over options may set keys that only some of them read
         for sentence in unread_keys(config, overrides):
@@ -93,12 +101,8 @@ def job(config: DictConfig) -> str:
             f"trainer.devices={settings.trainer.devices} under -m: each process would run the whole sweep again; "
             "run the jobs one by one without -m, or take trainer.devices=1"
         )
-    folder = _unfinished(config, settings)
-    if folder is not None and folder.finished():
-        print(f"already finished: {folder.path}", file=sys.stderr)
-        return str(folder.path)
     sweep = Path(hydra_config.sweep.dir).name if many else None
-    return _run(config, settings, folder, int(hydra_config.job.num) if many else 0, sweep)
+    return _run(config, settings, int(hydra_config.job.num) if many else 0, sweep)
 
 
 def reword(message: str) -> str:
@@ -118,15 +122,22 @@ def reword(message: str) -> str:
     return text
 
 
-def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, number: int, sweep: str | None) -> str:
+def _run(config: DictConfig, settings: Settings, number: int, sweep: str | None) -> str:
+    """Check what torch and the data have to say, then run in a new folder or in the one to go on in."""
     from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
     from dnis_lightning.run import start
 
     began = time.perf_counter()
     build.check_machine(settings)
-    build.check_trial(settings)
+    build.check_method(settings)
     prepared = build.prepare_data(settings)
     build.check_fit(settings, prepared)
+    folder = _unfinished(settings, fingerprint(config, prepared.dataset.fingerprint))
+    if folder is not None and folder.finished():
+        if is_rank_zero():
+            print(f"already finished: {folder.path}", file=sys.stderr)
+            print(folder.path)
+        return str(folder.path)
     is_new = folder is None
     if folder is None:
         trial = settings.search.trial
@@ -146,16 +157,23 @@ def _run(config: DictConfig, settings: Settings, folder: RunFolder | None, numbe
     return str(folder.path)
 
 
-def _unfinished(config: DictConfig, settings: Settings) -> RunFolder | None:
-    """The folder to go on in: that of rank zero, the one named, or the one found by its fingerprint."""
+def _unfinished(settings: Settings, mark: str) -> RunFolder | None:
+    """The folder to go on in: that of rank zero, the one named, or the one found by its fingerprint `mark`.
+
+    Raises RunError when the one named has another.
+    """
     if not is_rank_zero():
         return RunFolder(Path(os.environ[SHARED_FOLDER]))
     if settings.resume is None:
         return None
     if settings.resume == "auto":
-        folder = find_folder(expand(settings.output_dir), _kind(settings), fingerprint(config))
+        folder = find_folder(expand(settings.output_dir), _kind(settings), mark)
     else:
         folder = RunFolder(expand(settings.resume))
+        if folder.fingerprint() != mark:
+            raise RunError(
+                f"resume={settings.resume}: its configuration or its data changed since; start again without resume="
+            )
     if folder is not None:
         os.environ[SHARED_FOLDER] = str(folder.path)
     return folder
@@ -172,11 +190,15 @@ def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictCon
         raise RunError(f"resume={given}: no config.yaml that can be read there; name the folder of a run") from fault
     if not isinstance(config, DictConfig):
         raise RunError(f"resume={given}: its config.yaml is not one of ours; name the folder of a run")
-    others = [override for override in overrides if not override.startswith(("resume=", "output_dir=", "data.cache="))]
+    others = [override for override in overrides if not override.startswith(("resume=", *_MAY_MOVE))]
     if others:
-        raise ConfigError(f"resume={given}: a run goes on with its own configuration; drop {' '.join(others)}")
+        raise ConfigError(
+            f"resume={given}: a run goes on with its own configuration, only {' and '.join(_MAY_MOVE)} may change; "
+            f"drop {' '.join(others)}"
+        )
     with open_dict(config):
         config.resume = given
+        config.merge_with_dotlist([override for override in overrides if override.startswith(_MAY_MOVE)])
     return config
 
 
@@ -199,6 +221,6 @@ def _message(fault: BaseException) -> str:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    if is_rank_zero():
+    if is_rank_zero() or SHARED_FOLDER not in os.environ:  # else rank zero says it
         print(message, file=sys.stderr)
     return code

@@ -15,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dnis_lightning.errors import ConfigError
-from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Share, Whole
+from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, SplitName, TaskName, Whole
 from dnis_lightning.search.budget import parse_budget
 
-SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+"""A part of a folder's name."""
+
 Node = dict[str, Any]
 """A constructor call: `_target_` and its arguments."""
 
@@ -27,14 +29,14 @@ GIVEN_BY_THE_RUN = {"fields", "dims"}
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=False)
+    model_config = ConfigDict(extra="ignore", strict=True)  # "no" is no false, 2.0 no whole number
 
 
 class DataSettings(_Group):
     """Group `data`."""
 
-    name: str
-    task: Literal["rating", "ctr"]
+    name: Name
+    task: TaskName
     cache: str
     batch_size: Count
     split: SplitName
@@ -46,7 +48,7 @@ class DataSettings(_Group):
 class ModelSettings(_Group):
     """Group `model`."""
 
-    name: str
+    name: Name
     first_order: bool
     global_bias: Literal["mean", "zero", "none"]
     init: Positive | Literal["xavier"]
@@ -58,10 +60,10 @@ class ModelSettings(_Group):
 class SearchSettings(_Group):
     """Group `search`."""
 
-    name: str
+    name: Name
     base_dim: Whole
     blocks: Count
-    blocking: Literal["equal", "decades", "mass"] | list[int]
+    blocking: Literal["equal", "decades", "mass"] | Annotated[list[int], Field(min_length=1)]
     blocks_per: Literal["table", "field"]
     rates: list[Annotated[float, Field(ge=1, allow_inf_nan=False)]]
     budget: str | list[str] | None
@@ -82,7 +84,7 @@ class OptimizerSettings(_Group):
 
     lr: Positive
     clip_norm: Positive | None
-    plateau_factor: Share
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Whole | None
     node: Node
 
@@ -104,7 +106,7 @@ class TrainerSettings(_Group):
 class LoggerSettings(_Group):
     """Group `logger`."""
 
-    node: Node | None = None
+    node: Node | None
 
 
 class Settings(_Group):
@@ -129,9 +131,10 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     overrides: what the user wrote on the command line; a key in them that nothing reads is a fault.
     Raises ConfigError with one line for each fault.
     """
-    faults = [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
-    faults += unread_keys(config, overrides)
+    overrides = list(overrides)
+    faults = [*unread_keys(config, overrides), *_idle_keys(config, overrides)]
     try:
+        faults += [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as fault:
         raise _cannot_run([*faults, f"{fault.full_key}: {str(fault).splitlines()[0]}"]) from fault
@@ -147,15 +150,19 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     return settings
 
 
-def fingerprint(config: DictConfig) -> str:
-    """A name for what a run computes: equal for configurations that differ only in where and how it is reported."""
+def fingerprint(config: DictConfig, data: str) -> str:
+    """A name for what a run computes, from its configuration and its data's own fingerprint.
+
+    Equal for configurations that differ only in where and how things are kept and reported.
+    """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     told = {key: value for key, value in plain.items() if key not in {"resume", "output_dir", "logger", "hydra"}}
+    told["data"] = {key: value for key, value in told["data"].items() if key != "cache"}
     told["trainer"] = {
         k: v for k, v in told["trainer"].items() if k not in {"progress", "checkpoint_every_n_steps", "threads"}
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([told, data], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _cannot_run(faults: list[str]) -> ConfigError:
@@ -163,8 +170,8 @@ def _cannot_run(faults: list[str]) -> ConfigError:
 
 
 def _wrong_budgets(plain: Mapping[Any, Any]) -> Iterator[str]:
-    given = plain["search"].get("budget")
-    for text in [given] if isinstance(given, str) else given or []:
+    given = (plain.get("search") or {}).get("budget")
+    for text in given if isinstance(given, list) else [] if given is None else [given]:
         try:
             parse_budget(str(text))
         except ConfigError as fault:
@@ -187,6 +194,9 @@ def _lines(fault: ValidationError, path: str) -> Iterator[str]:
             str(part) for part in error["loc"] if re.fullmatch(r"[a-z_0-9]+", str(part)) and part not in _UNION_TAGS
         ]
         key = ".".join([path, *keys]).strip(".")
+        if error["type"] == "missing":
+            yield f"{key}: no value; write {key}=..."
+            continue
         found.setdefault(key, []).append(_expectation(error["msg"]))
         values[key] = error["input"]
     for key, expectations in found.items():
@@ -198,7 +208,7 @@ _UNION_TAGS = {"str", "int", "float", "bool", "constrained", "list"}
 
 
 def _expectation(message: str) -> str:
-    message = re.sub(r"^Input s", "s", message)
+    message = re.sub(r"^(Input|String|List) s", "s", message)
     message = re.sub(r", unable to parse.*", "", message)
     return message[0].lower() + message[1:]
 
@@ -239,7 +249,7 @@ def _needed(signature: inspect.Signature) -> set[str]:
 
 def _check_value(path: str, value: Any, hint: Any) -> Iterator[str]:
     try:
-        TypeAdapter(hint).validate_python(value)
+        TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as fault:
         if value != "???":
             expectations = dict.fromkeys(_expectation(error["msg"]) for error in fault.errors())
@@ -274,6 +284,19 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         name = groups.get(group, {}).get("name")
         chosen = f" with {group}={name}" if name else ""
         yield f"{key}: nothing reads this key{chosen}; is it misspelt?"
+
+
+def _idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """A sentence on each key that the user set and another key makes idle."""
+    given = {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
+    if not all(OmegaConf.is_dict(config.get(group)) for group in ("search", "model")):
+        return
+    if "search.rates" in given and config.search.get("budget") is not None:
+        yield "search.rates: search.budget is set and takes its place; give one of the two"
+    if "search.blocks" in given and OmegaConf.is_list(config.search.get("blocking")):
+        yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
+    if "model.l2_bias" in given and not config.model.get("first_order", True):
+        yield "model.l2_bias: there are no first-order terms with model.first_order=false"
 
 
 def _schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

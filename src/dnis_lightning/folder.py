@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import logging
 import math
@@ -47,6 +48,29 @@ class RunFolder:
         """The file of the table cut to a budget."""
         return self.path / "schemes" / f"{budget.replace(':', '-').replace('/', '-')}.safetensors"
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold this folder: no other run may go on in it meanwhile; rank zero only.
+
+        Raises RunError when another process holds it.
+        """
+        if not is_rank_zero():
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as fault:
+            raise RunError(f"{self.path}: another process is at work in this run; wait for it") from fault
+        finally:
+            os.close(handle)
+
+    def fingerprint(self) -> str:
+        """What `config.fingerprint` gave for this run; empty where there is none."""
+        path = self.path / "fingerprint"
+        return path.read_text().strip() if path.is_file() else ""
+
     def finished(self) -> bool:
         """Whether the result, which is written last, is there."""
         return (self.path / "result.json").is_file()
@@ -85,7 +109,9 @@ def new_folder(outputs: Path, kind: str, job: int, suffix: str) -> RunFolder:
         try:
             path.mkdir(parents=True)
             return RunFolder(path)
-        except FileExistsError:
+        except FileExistsError as fault:
+            if not path.exists():  # something above it is no folder
+                raise RunError(f"{path}: the run's folder cannot be made; choose another output_dir=") from fault
             job += 1
         except OSError as fault:
             raise RunError(
@@ -96,9 +122,7 @@ def new_folder(outputs: Path, kind: str, job: int, suffix: str) -> RunFolder:
 def find_folder(outputs: Path, kind: str, identity: str) -> RunFolder | None:
     """The newest run with this configuration's fingerprint, an unfinished one before a finished one."""
     found = [
-        RunFolder(path.parent)
-        for path in sorted((outputs / kind).glob("*/fingerprint"))
-        if path.read_text().strip() == identity
+        folder for folder in map(RunFolder, sorted((outputs / kind).glob("*"))) if folder.fingerprint() == identity
     ]
     return max(found, key=lambda folder: (not folder.finished(), folder.path.name), default=None)
 

@@ -1,6 +1,6 @@
 """Names for the ranges that arguments may take; pydantic reads them when a configuration is checked."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,14 +10,20 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 """A whole number of things, perhaps none."""
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""Any number but infinities and NaN."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A finite number above zero."""
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number, zero or above."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A part of a whole, 0 to 1."""
-
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed of a random number generator."""
+
+TaskName = Literal["rating", "ctr"]
+"""What is predicted."""
+
+SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
+"""How rows are shared out between train, search, select and test."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from dnis_lightning.batch import Batch
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import EmbeddingTable, FieldMean, FirstOrder
+
+GATES = "selection.gates"
+"""The name of α among a recommender's parameters."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,16 @@ class Recommender(nn.Module):
     def weights(self) -> dict[str, Any]:
         """A copy of all tensors on the CPU, the mask included, as `load_weights` takes it."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state_dict().items()}
+
+    def rest(self) -> dict[str, Tensor]:
+        """A copy of the weights outside table and gates, on the CPU."""
+        return {
+            name: tensor for name, tensor in self.weights().items() if not name.startswith(("table.", "selection."))
+        }
+
+    def load_rest(self, rest: Mapping[str, Tensor]) -> None:
+        """Take what `rest` gave."""
+        self.load_state_dict(self.state_dict() | dict(rest))
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Take what `weights` gave, of this model or of one built alike; a mask comes and goes with it."""

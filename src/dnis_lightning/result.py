@@ -11,10 +11,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
 
 from dnis_lightning import __version__
-from dnis_lightning.blueprint import Blueprint
+from dnis_lightning.blueprint import Blueprint, construct
 from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
@@ -42,7 +41,7 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
         "features": blueprint.space.features,
         "fields": blueprint.space.fields,
         "base_dim": settings.search.base_dim,
-        "chosen_dim": None,
+        "chosen_dim": blueprint.dims if blueprint.dims != settings.search.base_dim else None,
         "blocks": blueprint.blocks,
         "l2": settings.model.l2,
         "l2_bias": settings.model.l2_bias,
@@ -56,7 +55,7 @@ def model_size(model: Recommender) -> dict[str, int]:
         "kept": table.numel(),
         "first_order": 0 if model.first_order is None else model.first_order.weight.numel(),
         "interaction": sum(parameter.numel() for parameter in model.interaction.parameters()),
-        "bytes": table.numel() * table.element_size(),
+        "bytes": 4 * table.numel(),  # shipped in fp32, whatever it was trained in
     }
 
 
@@ -74,7 +73,7 @@ def scheme_size(scheme: Scheme) -> dict[str, Any]:
 
 def costs(done: Mapping[str, Mapping[str, Any]], *, prepare: float, total: float) -> dict[str, Any]:
     """Seconds of preparing, of searching and of all other training, from the facts of a run's steps; peak memory."""
-    trainings = {step: facts["seconds"] for step, facts in done.items() if not step.startswith("cut/")}
+    trainings = {step: facts["seconds"] for step, facts in done.items() if not step.startswith(("cut/", "trial/"))}
     search = sum(seconds for step, seconds in trainings.items() if step.endswith("/search"))
     train = sum(trainings.values()) - search
     seconds = {"prepare": prepare, "search": search, "train": train, "total": total}
@@ -105,7 +104,7 @@ def dims_rows(prepared: Prepared, blueprint: Blueprint, dims: Mapping[str, np.nd
         {
             "field": name,
             "feature": raw,
-            "block": int(blueprint.block_of[row]),
+            "block": int(blueprint.block_of[row]) + 1,  # 1 is the most frequent, as in the figures
             "frequency": int(vocabulary.frequency[row]),
         }
         | {column: int(counts[row]) for column, counts in columns.items()}
@@ -115,7 +114,7 @@ def dims_rows(prepared: Prepared, blueprint: Blueprint, dims: Mapping[str, np.nd
 
 def recovery_of(settings: Settings, prepared: Prepared, dims: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """For made-up data the score of each cut against the planted dims, by budget; None for all other data."""
-    source = instantiate(settings.data.source)
+    source = construct(settings.data.source)
     if not isinstance(source, Synthetic):
         return None
     return {name: vars(source.score(prepared.vocabulary, kept)) for name, kept in dims.items()}

@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
-from torch import Tensor
 
 from dnis_lightning import build, result
-from dnis_lightning.blueprint import pruned_model
+from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best
 from dnis_lightning.config import Settings, fingerprint
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
@@ -29,7 +28,7 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.report.pictures import draw
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
-from dnis_lightning.search.prune import above, largest, largest_gates
+from dnis_lightning.search.prune import cut_mask
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
@@ -53,13 +52,13 @@ class Run:
     logger: Any = False
     prepare_seconds: float = 0.0
     command: str = ""
-    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.objective = build.make_objective(self.settings)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
+        self.gated = False
         self.phases = PhaseRunner(
             self.prepared,
             self.objective,
@@ -80,11 +79,11 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """All steps; returns what `result.json` holds."""
-        self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
-        trial, model, trials = self._trials()
-        unpruned = self._unpruned(trial, model)
-        cuts = [self._cut(budget, trial, model) for budget in build.budgets(self.settings)]
-        cuts += [self._cut(epsilon, trial, model) for epsilon in self.pruning.thresholds]
+        trials = self._trials()
+        model = self._best_model()
+        unpruned = {**result.model_size(model), "metrics": self._evaluate(model, "select")}
+        cuts = [self._cut(budget, model) for budget in build.budgets(self.settings)]
+        cuts += [self._cut(epsilon, model) for epsilon in self.pruning.thresholds]
         self._test(unpruned, cuts, model)
         told = self._result(model, unpruned, cuts, trials)
         if is_rank_zero():
@@ -93,79 +92,106 @@ class Run:
 
     # the steps
 
-    def _trials(self) -> tuple[Trial, Recommender, list[dict[str, Any]]]:
-        """Runs the method's trials, or the one of search.trial; the best on select, its model, and a line on each."""
-        method = instantiate(self.settings.search.method).trials()
-        only, told, best = self.settings.search.trial, [], None
-        trial, number = next(method), 0
+    def _trials(self) -> list[dict[str, Any]]:
+        """Runs the method's trials, or the one of search.trial; the facts of each, and the best one's weights on disk.
+
+        The blueprint then is that of the best.
+        """
+        trials, only = construct(self.settings.search.method).trials(), self.settings.search.trial
+        told: list[dict[str, Any]] = []
+        best, trial, number = None, next(trials), 0
         while True:
-            score = float("nan")
-            if only is None or number == only:
-                model, facts = self._trial(trial)
+            score = math.nan
+            if only in (None, number):
+                facts = self._trial(trial, [self._score(earlier) for earlier in told])
+                best = trial if all(self._score(facts) < self._score(earlier) for earlier in told) else best
                 told.append({"name": trial.name, **facts})
-                score = facts[f"select/{self.task.monitor}"]
-                if best is None or score < best[0]:
-                    best = (score, trial, model)
+                score = self._score(facts)
             try:
-                trial, number = method.send(TrialResult(trial, score)), number + 1
+                trial, number = trials.send(TrialResult(trial, score)), number + 1
             except StopIteration:
                 break
         assert best is not None, "search.trial was checked before"
-        return best[1], best[2], told
-
-    def _trial(self, trial: Trial) -> tuple[Recommender, dict[str, Any]]:
-        model = build.trial_model(self.blueprint, trial, self.settings.seed)
-        start = model.weights()
-        facts = [self.phases.fit(f"{trial.name}/{phase.name}", phase, model, start=start) for phase in trial.phases]
-        metrics = self._evaluate(model, "select")
-        return model, {**metrics, "seconds": sum(f["seconds"] for f in facts), "epochs": [f["epochs"] for f in facts]}
-
-    def _unpruned(self, trial: Trial, model: Recommender) -> dict[str, Any]:
+        if math.isinf(min(self._score(facts) for facts in told)):
+            raise RunError(
+                f"select/{self.task.monitor} is no finite number: training diverged; take a smaller optimizer.lr"
+            )
+        self.gated = best.gated
+        self.blueprint = replace(self.blueprint, dims=self.blueprint.dims if best.dims is None else best.dims)
         if is_rank_zero():
-            self.folder.best.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"recommender": model.weights(), "trial": trial.name}, self.folder.best)
-        return {**result.model_size(model), "metrics": self._evaluate(model, "select")}
+            self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
+        return told
 
-    def _cut(self, budget: Budget | float, trial: Trial, unpruned: Recommender) -> dict[str, Any]:
+    def _trial(self, trial: Trial, scores: list[float]) -> dict[str, Any]:
+        """Trains one trial through its phases; its weights go to disk if it beats the scores of those before it."""
+        step = f"trial/{trial.name}"
+        if step not in self.journal.done:
+            model = build.trial_model(self.blueprint, trial, self.settings.seed)
+            start = model.weights()
+            phases = [self.phases.fit(f"{trial.name}/{one.name}", one, model, start=start) for one in trial.phases]
+            facts = {**self._evaluate(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
+            facts["epochs"] = [phase["epochs"] for phase in phases]
+            if is_rank_zero() and all(self._score(facts) < score for score in scores):
+                save_best(self.folder, model, trial.name)
+            self.journal.record(step, facts)
+            if is_rank_zero():
+                self.journal.write()
+        return self.journal.done[step]
+
+    def _score(self, facts: Mapping[str, Any]) -> float:
+        """What trials are compared by, smaller is better; infinite where training diverged."""
+        score = facts[f"select/{self.task.monitor}"]
+        return score if math.isfinite(score) else math.inf
+
+    def _best_model(self) -> Recommender:
+        self._wait_for_rank_zero()
+        model = self.blueprint.build(gated=self.gated)
+        model.load_weights(load_best(self.folder)["recommender"])
+        return model
+
+    def _cut(self, bound: Budget | float, unpruned: Recommender) -> dict[str, Any]:
         """Cuts a copy of the unpruned model to a budget or at a threshold, trains what is kept, saves the scheme."""
-        name = budget.name if isinstance(budget, Budget) else f"eps:{budget:g}"
+        name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
         step, path = f"cut/{name}", self.folder.scheme(name)
         if step not in self.journal.done or not path.exists():
             for stale in (step, f"fine_tune/{name}"):
                 self.journal.done.pop(stale, None)
-            self._make_cut(step, name, budget, trial, unpruned)
+            self._make_cut(step, name, bound, unpruned)
         return {"budget": name, **self.journal.done[step]}
 
-    def _make_cut(self, step: str, name: str, budget: Budget | float, trial: Trial, unpruned: Recommender) -> None:
+    def _make_cut(self, step: str, name: str, bound: Budget | float, unpruned: Recommender) -> None:
         started = time.perf_counter()
-        model = self.blueprint.build(dims=trial.dims)
-        merged = unpruned.merged_table()
-        _copy_rest(unpruned, model)
-        model.keep(merged, self._mask(budget, unpruned, merged))
+        model = self.blueprint.build()
+        model.load_rest(unpruned.rest())
+        model.keep(unpruned.merged_table(), cut_mask(unpruned, bound, self.pruning.by))
         before = self._evaluate(model, "select")
-        if self.pruning.finetune is not None:
-            self.phases.fit(f"fine_tune/{name}", self.pruning.finetune, model, keep_weights=False)
-        scheme = Scheme.from_dense(model.table.weight.detach().numpy(), _mask_of(model))
-        metrics = self._evaluate(model, "select")
+        metrics = self._fine_tuned(name, model, before)
+        assert model.table.mask is not None
+        scheme = Scheme.from_dense(model.table.weight.detach().numpy(), model.table.mask.numpy())
         facts = {**result.scheme_size(scheme), "metrics": metrics, "metrics_before_finetune": before}
         self.journal.record(step, facts | {"seconds": time.perf_counter() - started})
         if is_rank_zero():
-            scheme.save(self.folder.scheme(name), _rest(model))
+            scheme.save(self.folder.scheme(name), {name: tensor.numpy() for name, tensor in model.rest().items()})
             self.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _figures(metrics))
 
-    def _mask(self, budget: Budget | float, model: Recommender, merged: Tensor) -> Tensor:
-        if not isinstance(budget, Budget):
-            return above(merged, budget)
-        kept = budget.entries(*merged.shape)
-        if self.pruning.by == "gates" and model.selection is not None:
-            return largest_gates(merged, model.selection.gates, model.selection.block_of, kept)
-        return largest(merged, kept)
+    def _fine_tuned(self, name: str, model: Recommender, before: Metrics) -> Metrics:
+        """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
+        if self.pruning.finetune is None:
+            return before
+        weights = model.weights()
+        self.phases.fit(f"fine_tune/{name}", self.pruning.finetune, model, keep_weights=False)
+        after = self._evaluate(model, "select")
+        if self._score(after) < self._score(before):
+            return after
+        model.load_weights(weights)
+        return before
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
         if self.settings.search.trial is not None:
             return
+        self._wait_for_rank_zero()
         unpruned["metrics"] |= self._evaluate(model, "test")
         for cut in cuts:
             shipped = pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
@@ -178,6 +204,11 @@ class Run:
         batches = data.val_dataloader() if split == "select" else data.test_dataloader()
         return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task, self._device()).items()}
 
+    def _wait_for_rank_zero(self) -> None:
+        """Let every rank see the files that rank zero has written."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
     def _device(self) -> str:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.settings.trainer.accelerator == "gpu" else "cpu"
 
@@ -189,7 +220,7 @@ class Run:
     def _result(
         self, model: Recommender, unpruned: dict[str, Any], cuts: list[dict[str, Any]], trials: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        total = time.perf_counter() - self.started + self.prepare_seconds
+        total = self.journal.seconds() + self.prepare_seconds
         return {
             **result.identity(self.settings, self.prepared, self.blueprint),
             "unpruned": unpruned,
@@ -239,10 +270,10 @@ def start(
     """
     if settings.trainer.threads is not None:
         torch.set_num_threads(settings.trainer.threads)
-    with _full_disk_named(folder), logging_to(folder):
+    with _full_disk_named(folder), folder.at_work(), logging_to(folder):
         if is_rank_zero():
             folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            folder.write_text("fingerprint", fingerprint(config) + "\n")
+            folder.write_text("fingerprint", fingerprint(config, prepared.dataset.fingerprint) + "\n")
         logger = make_logger(config, settings, folder, sweep)
         try:
             return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
@@ -261,7 +292,8 @@ def make_logger(config: DictConfig, settings: Settings, folder: RunFolder, sweep
     from wandb.errors import Error as WandbError
 
     group = {"group": sweep} if sweep is not None and node.get("group", "") is None else {}
-    logger = instantiate(node, save_dir=str(folder.path), **group)
+    known = {"save_dir": str(folder.path), "id": f"{folder.path.parent.name}-{folder.path.name}", "resume": "allow"}
+    logger = instantiate(node, **known, **group)  # a run that goes on goes on there, too
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     except WandbError as fault:
@@ -295,26 +327,6 @@ def _trainer_options(settings: Settings) -> TrainerOptions:
         trainer.checkpoint_every_n_steps,
         progress,
     )
-
-
-def _rest(model: Recommender) -> dict[str, np.ndarray]:
-    """The weights outside the table, by name."""
-    return {
-        name: tensor.numpy()
-        for name, tensor in model.weights().items()
-        if not name.startswith(("table.", "selection."))
-    }
-
-
-def _copy_rest(source: Recommender, target: Recommender) -> None:
-    state = target.state_dict()
-    state.update({name: torch.from_numpy(array) for name, array in _rest(source).items()})
-    target.load_state_dict(state)
-
-
-def _mask_of(model: Recommender) -> np.ndarray:
-    mask = model.table.mask
-    return np.ones(tuple(model.table.weight.shape), dtype=bool) if mask is None else mask.numpy()
 
 
 def _figures(metrics: Mapping[str, float]) -> str:

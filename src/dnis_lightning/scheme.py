@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,15 +109,13 @@ class Scheme:
         """The layout that takes the fewest bytes."""
         return min(LAYOUTS, key=lambda layout: self.bytes(layout, dtype))
 
-    def save(
-        self, path: Path, extra: Mapping[str, np.ndarray] | None = None, about: Mapping[str, object] | None = None
-    ) -> None:
-        """Write to a safetensors file, whole or not at all; `extra` arrays and `about` (JSON) travel with it."""
+    def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
         arrays = {"indptr": self.indptr, "positions": self.positions, "values": self.values}
         arrays |= {f"projection.{block}": np.ascontiguousarray(m) for block, m in self.projections.items()}
         arrays |= {f"extra.{name}": np.ascontiguousarray(array) for name, array in (extra or {}).items()}
         with whole_file(path) as part:
-            save_file(arrays, part, {"base_dim": str(self.base_dim), "about": json.dumps(dict(about or {}))})
+            save_file(arrays, part, {"base_dim": str(self.base_dim)})
 
     @classmethod
     def load(cls, path: Path) -> tuple[Scheme, dict[str, np.ndarray]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import BinaryAUROC
 
 from dnis_lightning.errors import DataError
-
-TaskName = Literal["rating", "ctr"]
+from dnis_lightning.quantities import TaskName
 
 
 class LogLoss(Metric):
@@ -101,7 +100,7 @@ class ClickThrough(Task):
         """log(p / (1 − p)) of the click rate p."""
         if not 0 < mean_label < 1:
             raise DataError(
-                f"data.task=ctr: labels average {mean_label:g}, not 0s and 1s with some of each; take data.task=rating"
+                f"data.task=ctr: labels average {mean_label:.9g}, not 0s and 1s with both among them; take rating"
             )
         return float(torch.logit(torch.tensor(mean_label, dtype=torch.float64)))
 

@@ -103,3 +103,10 @@ def test_the_real_sample_has_its_counts(real_data: Path) -> None:
     ids = sum(len({raw for chunk in chunks for raw in chunk.columns[name]} - {""}) for name in CATEGORIES)
     missing = sum(any((chunk.columns[name] == "").any() for chunk in chunks) for name in CATEGORIES)
     assert ids + missing == 316_191
+
+
+def test_stray_carriage_returns_are_named(tmp_path: Path, criteo_lines: list[str]) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes("\r\r\n".join(criteo_lines[:2]).encode())
+    with pytest.raises(DataError, match=r"train\.txt:1: a carriage return within the line; lines should end in"):
+        list(Criteo(path=str(path)).chunks())

@@ -147,3 +147,18 @@ def test_the_real_archives_have_the_published_counts(
     user, item, rating, _ = read(MovieLens(version, str(real_data)))
     assert (len(rating), len(np.unique(user)), len(np.unique(item))) == (rows, users, items)
     assert set(np.unique(rating)) == {1, 2, 3, 4, 5}
+
+
+def test_films_with_few_ratings_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "ml-1m" / "ratings.dat"
+    path.parent.mkdir()
+    counts = {1: 5, 2: 4, 3: 1, 4: 6}
+    path.write_text("".join(f"{user}::{item}::3::7\n" for item, count in counts.items() for user in range(count)))
+    source = MovieLens("1m", str(tmp_path), min_ratings=5)
+    (chunk,) = source.chunks()
+    assert chunk.columns["item"].tolist() == [1] * 5 + [4] * 6
+    assert chunk.columns["user"].tolist() == [*range(5), *range(6)]
+    assert len(chunk.label) == len(chunk.time) == 11
+    assert source.identity() != MovieLens("1m", str(tmp_path)).identity()
+    with pytest.raises(DataError, match=r"data\.min_ratings=7: no film has so many ratings, the most are 6"):
+        list(MovieLens("1m", str(tmp_path), min_ratings=7).chunks())

@@ -45,13 +45,6 @@ def test_another_seed_or_min_count_encodes_nothing_anew(
     assert fewer.vocabulary.features < first.vocabulary.features
 
 
-def test_fractions_take_the_place_of_the_kinds_shares(table: Table, tmp_path: Path) -> None:
-    made = prepare(table, cache=tmp_path, fractions=(0.4, 0.1, 0.2, 0.3))
-    assert made.rows == {"train": 120, "search": 30, "select": 60, "test": 90}
-    with pytest.raises(DataError, match="four shares"):
-        prepare(table, cache=tmp_path, fractions=(0.4, 0.1, 0.2, 0.2))
-
-
 def test_damaged_artefacts_are_made_anew(table: Table, tmp_path: Path, listing: Callable[[Path], list[str]]) -> None:
     first = prepare(table, cache=tmp_path)
     whole = listing(tmp_path)

@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnis_lightning.data.split import PARTS, Shares, Split, split_rows
+from dnis_lightning.data.split import PARTS, Shares, Split, assign_parts, to_split
 from dnis_lightning.data.store import EncodedDataset, encode
 from dnis_lightning.errors import DataError
 
 from .conftest import Table, random_table
+
+
+def split_rows(dataset: EncodedDataset, kind: Any, seed: int, shares: Shares | None = None) -> Split:
+    return to_split(*assign_parts(dataset, kind, seed, shares))
+
 
 RANDOM: tuple[Any, ...] = ("three_way", "paper", "authors")
 ALL: tuple[Any, ...] = (*RANDOM, "time", "leave_one_out")

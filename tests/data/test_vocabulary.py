@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnis_lightning.data.split import split_rows
+from dnis_lightning.data.split import assign_parts, to_split
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import MISSING, OTHER, VALUE, TrainVocabulary, build_vocabulary
 
@@ -15,7 +15,7 @@ from .conftest import Table
 
 @pytest.fixture
 def train(dataset: EncodedDataset) -> np.ndarray:
-    return split_rows(dataset, "three_way", 0).train[:60]
+    return to_split(*assign_parts(dataset, "three_way", 0)).train[:60]
 
 
 @pytest.fixture(params=[1, 3, 1000])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.command import TINY_DNIS, dnis, result_of
+from tests.command import TINY_DNIS, command, dnis, environment, result_of
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -30,6 +32,28 @@ def test_two_ranks_end_where_one_ends(xi: float, tmp_path: Path) -> None:
         assert cut["kept"] == single["kept"]
         assert cut["metrics"] == pytest.approx(single["metrics"], rel=1e-5)
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2, "one folder a run, whatever the ranks"
+
+
+SAVING_GATES = """
+import sys
+import torch
+from dnis_lightning.command import execute
+from dnis_lightning.training.search_module import SearchModule
+
+SearchModule.on_train_end = lambda self: torch.save(self.gates.detach().clone(), f"gates-{self.global_rank}.pt")
+sys.exit(execute())
+"""
+
+
+def test_both_ranks_end_with_the_same_gates(tmp_path: Path) -> None:
+    (tmp_path / "saving.py").write_text(SAVING_GATES)
+    arguments = command(tmp_path, *TINY_DNIS, *TWO, "search.xi=0.05")[3:]
+    script = [sys.executable, str(tmp_path / "saving.py"), *arguments]
+    done = subprocess.run(script, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"gates-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(one, two)
+    assert (one < 1).any()
 
 
 def test_a_sweep_over_several_processes_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.source import Chunk, Field
 from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
+from dnis_lightning.quantities import TaskName
 
 READER = 1
 NUMBERS = tuple(f"I{i}" for i in range(1, 14))

@@ -10,6 +10,7 @@ import requests
 from tqdm import tqdm
 
 from dnis_lightning.errors import DataError
+from dnis_lightning.paths import alone_in
 
 _CHUNK_BYTES = 1 << 16
 _TIMEOUT = (10, 60)
@@ -22,18 +23,20 @@ def fetch(name: str, mirrors: Sequence[str], checksum: str | None, to: Path) -> 
     mirrors: addresses, tried in turn. checksum: "md5:…" or another algorithm of hashlib; None = not checked.
     Raises DataError when no mirror has it: one sentence that says what was tried and where to put it by hand.
     """
-    part = to.with_name(to.name + ".part")
-    faults = []
-    for address in mirrors:
-        try:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            _download(name, address, part, checksum)
-            part.replace(to)
-            return to
-        except requests.RequestException as fault:
-            faults.append(f"{address}: {_short(fault)}")
-        except OSError as fault:
-            raise DataError(f"{part}: cannot be written ({fault.strerror}); choose another data.root=") from fault
+    part, faults = to.with_name(to.name + ".part"), []
+    try:
+        with alone_in(to.parent):
+            for address in mirrors:
+                if to.exists():  # another process got it while this one waited
+                    return to
+                try:
+                    _download(name, address, part, checksum)
+                    part.replace(to)
+                    return to
+                except requests.RequestException as fault:
+                    faults.append(f"{address}: {_short(fault)}")
+    except OSError as fault:
+        raise DataError(f"{part}: cannot be written ({fault.strerror}); choose another data.root=") from fault
     tried = "; ".join(faults) or "no address is known"
     raise DataError(f"{name} is neither at {to} nor could it be downloaded ({tried}); put the file there by hand")
 

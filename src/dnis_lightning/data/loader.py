@@ -32,11 +32,10 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        drop_last: bool = False,
     ) -> None:
         self.dataset, self.vocabulary, self.rows = dataset, vocabulary, rows
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.rank, self.world = rank, world
         self._pass, self._position, self._restored = 0, 0, False
         # plain views: indexing a memmap object costs more than indexing its array
         self._codes, self._label = np.asarray(dataset.codes), np.asarray(dataset.label)
@@ -44,8 +43,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Global batches in a pass, the same on every rank."""
-        whole, rest = divmod(len(self.rows), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the next pass, or what is left of the pass that `load_state_dict` restored."""
@@ -58,10 +56,6 @@ class Loader:
             self._position = number + 1
             yield batch
         self._pass, self._position = self._pass + 1, 0
-
-    def set_pass(self, number: int) -> None:
-        """Let the next iteration be pass `number`, from its start."""
-        self._pass, self._position, self._restored = number, 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: its pass and how many of its batches were handed out."""

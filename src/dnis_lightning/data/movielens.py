@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.data.download import fetch
-from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.source import Chunk, Field
 from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
-from dnis_lightning.quantities import Count
+from dnis_lightning.quantities import Count, TaskName
 
 Version = Literal["100k", "1m", "20m", "25m", "32m", "latest", "latest-small"]
 READER = 1
@@ -75,6 +75,9 @@ class MovieLens:
         ratings: Counter[int] = Counter()
         for chunk in self._rows():
             ratings.update(dict(zip(*np.unique(chunk.columns["item"], return_counts=True), strict=True)))
+        if all(count < self.min_ratings for count in ratings.values()):
+            most = max(ratings.values(), default=0)
+            raise DataError(f"data.min_ratings={self.min_ratings}: no film has so many ratings, the most are {most}")
         rare = np.array([item for item, count in ratings.items() if count < self.min_ratings], dtype=np.int64)
         for chunk in self._rows():
             yield _without_items(chunk, rare)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from dnis_lightning.data.arrays import open_array, save_array
 from dnis_lightning.data.source import Source
-from dnis_lightning.data.split import Shares, Split, SplitKind, assign_parts, default_shares, to_split
-from dnis_lightning.data.store import EncodedDataset, alone_in, encode, splits_folder, writing_to
+from dnis_lightning.data.split import Shares, Split, assign_parts, default_shares, to_split
+from dnis_lightning.data.store import EncodedDataset, encode, splits_folder, writing_to
 from dnis_lightning.data.vocabulary import TrainVocabulary, build_vocabulary
-from dnis_lightning.errors import DataError
-from dnis_lightning.paths import expand, whole_folder
+from dnis_lightning.paths import alone_in, expand, whole_folder
+from dnis_lightning.quantities import SplitName
 
 SCHEMA = 1
 
@@ -42,37 +42,27 @@ def prepare(
     source: Source,
     *,
     cache: str | os.PathLike[str],
-    split: SplitKind = "three_way",
+    split: SplitName = "three_way",
     split_seed: int = 0,
     min_count: int = 1,
-    fractions: Sequence[float] | None = None,
 ) -> Prepared:
     """Open or make the encoded data of a source, its split and its train vocabulary.
 
-    fractions: the shares of train, search, select and test, in place of the split's own.
     Raises DataError when the data cannot be read, the cache cannot be written, or a part of the split is empty.
     """
     dataset = encode(source, expand(cache))
-    shares = default_shares(split, dataset.task) if fractions is None else _shares(fractions)
+    shares = default_shares(split, dataset.task)
     key = _key(split, split_seed, shares)
     rows = _opened_split(dataset, key, split, split_seed, shares)
     return Prepared(dataset, rows, _opened_vocabulary(dataset, key, rows.train, min_count))
 
 
-def _shares(fractions: Sequence[float]) -> Shares:
-    if len(fractions) != 4 or min(fractions) < 0 or not np.isclose(sum(fractions), 1):
-        raise DataError(
-            f"fractions={list(fractions)}: expected four shares, of train, search, select, test, that add up to 1"
-        )
-    return Shares(*fractions[1:])
-
-
-def _key(kind: SplitKind, seed: int, shares: Shares) -> str:
+def _key(kind: SplitName, seed: int, shares: Shares) -> str:
     told = json.dumps([SCHEMA, kind, seed, vars(shares)])
     return f"{kind}-s{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
-def _opened_split(dataset: EncodedDataset, key: str, kind: SplitKind, seed: int, shares: Shares) -> Split:
+def _opened_split(dataset: EncodedDataset, key: str, kind: SplitName, seed: int, shares: Shares) -> Split:
     """A byte a row on disk; the row numbers are made from it."""
     folder = splits_folder(dataset.folder) / key
     shared = shares.select is None and kind != "leave_one_out"

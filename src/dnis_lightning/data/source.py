@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-TaskName = Literal["rating", "ctr"]
+from dnis_lightning.quantities import TaskName
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
+from dnis_lightning.quantities import SplitName
 
-SplitKind = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
 PARTS = ("train", "search", "select", "test")
 _TRAIN, _SEARCH, _SELECT, _TEST = range(4)
 _LEAVE_ONE_OUT_LEAST = 4
@@ -41,7 +41,7 @@ class Split:
         return {name: len(getattr(self, name)) for name in PARTS}
 
 
-def default_shares(kind: SplitKind, task: str) -> Shares:
+def default_shares(kind: SplitName, task: str) -> Shares:
     """The shares of a kind of split; `authors` has others for ratings than for clicks."""
     if kind == "paper":
         return Shares(0.1, None, 0.1)
@@ -51,14 +51,14 @@ def default_shares(kind: SplitKind, task: str) -> Shares:
 
 
 def assign_parts(
-    dataset: EncodedDataset, kind: SplitKind, seed: int, shares: Shares | None = None
+    dataset: EncodedDataset, kind: SplitName, seed: int, shares: Shares | None = None
 ) -> tuple[np.ndarray, bool]:
     """(rows,) uint8: the number in `PARTS` of each row's part; and whether search serves as select, too.
 
     Raises DataError when the data lack a column that the kind needs, or when a part would be empty.
     """
-    if kind not in get_args(SplitKind):
-        raise DataError(f"data.split={kind}: there is no such split; choose one of {', '.join(get_args(SplitKind))}")
+    if kind not in get_args(SplitName):
+        raise DataError(f"data.split={kind}: there is no such split; choose one of {', '.join(get_args(SplitName))}")
     shares = shares or default_shares(kind, dataset.task)
     if kind == "leave_one_out":
         part, shared = _leave_one_out(dataset), False
@@ -74,11 +74,6 @@ def to_split(part: np.ndarray, shared: bool) -> Split:
     rows = [np.flatnonzero(part == number) for number in range(len(PARTS))]
     train, search, select, test = rows
     return Split(train, search, search if shared else select, test, shared)
-
-
-def split_rows(dataset: EncodedDataset, kind: SplitKind, seed: int, shares: Shares | None = None) -> Split:
-    """Split the rows of a data set. Raises DataError as `assign_parts` does."""
-    return to_split(*assign_parts(dataset, kind, seed, shares))
 
 
 def _at_random(rows: int, seed: int) -> np.ndarray:
@@ -126,13 +121,13 @@ def _users(dataset: EncodedDataset) -> np.ndarray:
     return np.asarray(dataset.codes[:, names.index(dataset.user_field)], dtype=np.int64)
 
 
-def _time(dataset: EncodedDataset, kind: SplitKind) -> np.ndarray:
+def _time(dataset: EncodedDataset, kind: SplitName) -> np.ndarray:
     if dataset.time is None:
         raise DataError(f"data.split={kind}: {dataset.name} has no time column; take data.split=three_way")
     return np.asarray(dataset.time)
 
 
-def _check(part: np.ndarray, shared: bool, dataset: EncodedDataset, kind: SplitKind) -> None:
+def _check(part: np.ndarray, shared: bool, dataset: EncodedDataset, kind: SplitName) -> None:
     counts = np.bincount(part, minlength=len(PARTS))
     needed = [number for number in range(len(PARTS)) if not (shared and number == _SELECT)]
     empty = [PARTS[number] for number in needed if not counts[number]]

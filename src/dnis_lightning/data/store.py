@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ import numpy as np
 
 from dnis_lightning.data.arrays import TextColumn, open_array
 from dnis_lightning.data.encoder import Encoder
-from dnis_lightning.data.source import Field, Source, TaskName
+from dnis_lightning.data.source import Field, Source
 from dnis_lightning.errors import DataError
-from dnis_lightning.paths import whole_folder
+from dnis_lightning.paths import alone_in, whole_folder
+from dnis_lightning.quantities import TaskName
 
 SCHEMA = 1
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -172,19 +171,6 @@ def _clear(folder: Path) -> None:
     """Remove a damaged folder, what hangs on it, and what a killed process left."""
     for stale in (folder, splits_folder(folder), *folder.parent.glob(f".{folder.name}*")):
         shutil.rmtree(stale, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def alone_in(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock: one process encodes at a time. The lock is on the folder itself and leaves no file."""
-    cache.mkdir(parents=True, exist_ok=True)
-    handle = os.open(cache, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks; renaming still keeps sets whole
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _open_if_there(path: Path) -> Any:

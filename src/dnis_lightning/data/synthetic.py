@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field as Bounds
 from scipy.stats import spearmanr
 
-from dnis_lightning.data.source import Chunk, Field, TaskName
-from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, Whole
+from dnis_lightning.data.source import Chunk, Field
+from dnis_lightning.quantities import Count, Finite, NonNegative, Positive, Seed, TaskName, Whole
 
 if TYPE_CHECKING:
     from dnis_lightning.data.vocabulary import TrainVocabulary
@@ -36,7 +36,7 @@ class Synthetic:
         dims: Annotated[Sequence[Whole], Bounds(min_length=1)] = (8, 6, 4, 2, 1),
         zipf: NonNegative = 0.8,
         scale: Positive = 0.6,
-        mean: float = 0.0,
+        mean: Finite = 0.0,
         noise: NonNegative = 0.3,
         seed: Seed = 0,
         task: TaskName = "rating",

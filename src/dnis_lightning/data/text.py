@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import numpy as np
 from dnis_lightning.errors import DataError
 
 BLOCK_BYTES = 8 << 20
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class TextFile:
             return
         with zipfile.ZipFile(self.path) as archive:
             info = self._info(archive)
+            if info.flag_bits & 1:
+                raise DataError(f"{self.path}: the archive has a password; unpack it beside itself")
             with archive.open(info) as file:
                 yield file, info.file_size
 
@@ -115,7 +118,11 @@ def separators_per_line(text: bytes, separator: bytes) -> np.ndarray:
 
 
 def check_columns(file: TextFile, block: Block, separator: bytes, columns: int, expected: str) -> None:
-    """Raises DataError that names the first line with another number of columns."""
+    """Raises DataError that names the first line with another number of columns, or with a stray carriage return."""
+    stray = re.search(rb"\r(?!\n)", block.text)
+    if stray:
+        line = block.first + block.text.count(b"\n", 0, stray.start())
+        raise DataError(f"{file.where(line)}: a carriage return within the line; lines should end in \\n or \\r\\n")
     found = separators_per_line(block.text, separator) + 1
     wrong = np.flatnonzero(found != columns)
     if len(wrong):
@@ -133,9 +140,9 @@ def numbered_lines(block: Block) -> Iterator[tuple[int, str]]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number."""
+    """Whether a text is a number that is finite in single precision."""
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= _LARGEST
     except ValueError:
         return False
 

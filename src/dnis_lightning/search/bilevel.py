@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.recommender import Prediction, Recommender
+from dnis_lightning.recommender import GATES, Prediction, Recommender
 
 Loss = Callable[[Prediction, Batch], Tensor]
 """A scalar loss of a prediction on a batch."""
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all ranks; the identity where there is one."""
-
-GATES = "selection.gates"
 
 
 def hypergradient(

@@ -37,7 +37,7 @@ def compression_rate(rate: float) -> Budget:
     """
     if rate < 1:
         raise ConfigError(f"search.rates: a compression rate of {rate:g}; it should be 1 or more")
-    return Budget(f"cr:{rate:g}", rate=rate)
+    return Budget(f"cr:{rate:.12g}", rate=rate)
 
 
 def parse_budget(text: str) -> Budget:
@@ -47,7 +47,7 @@ def parse_budget(text: str) -> Budget:
     """
     match = _FORM.fullmatch(text.strip())
     try:
-        if match and match["cr"]:
+        if match and match["cr"] and float(match["rate"]) >= 1:
             return compression_rate(float(match["rate"]))
         if match and match["share"] and 0 < float(match["share"]) <= 100:
             return Budget(text.strip(), rate=100 / float(match["share"]))

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Literal
 
+from dnis_lightning.errors import ConfigError
 from dnis_lightning.quantities import Count, NonNegative, Positive, Whole
 from dnis_lightning.search.trial import GateStep, PenaltyStage, Per, Phase, Stopping, Trial, TrialResult
 
@@ -22,9 +23,12 @@ class Dnis:
     fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none; fit_fresh: it
     starts from the initial weights instead of those that the search ends with.
     patience: of the phases without gates.
+
+    Raises ConfigError when the search has fewer epochs than it must have.
     """
 
     trial_count = 1
+    gated = True
 
     def __init__(
         self,
@@ -48,9 +52,13 @@ class Dnis:
         fit_fresh: bool,
         patience: Count,
     ) -> None:
-        self.gates = GateStep(
+        self.gate_step = GateStep(
             xi, gates_lr, gates_lr_per, gates_optimizer, penalty, penalty_stage, epsilon, shortest=epoch == "shortest"
         )
+        if least_epochs > search_epochs:
+            raise ConfigError(
+                f"search.least_epochs: {least_epochs} of search.search_epochs={search_epochs}: no epoch would count"
+            )
         self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
         self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr)
         self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
@@ -63,7 +71,7 @@ class Dnis:
     def _phases(self) -> Generator[Phase, None, None]:
         if self.warm_start:
             yield Phase("warm_start", "train", self.warm_start)
-        search = Phase("search", "train", self.search, self.gates, plateau=self.search_plateau, reset_gates=True)
+        search = Phase("search", "train", self.search, self.gate_step, plateau=self.search_plateau, reset_gates=True)
         yield replace(search, tables_only=self.tables_only)
         if self.fit:
             yield Phase("fit", "train+search", self.fit, fresh=self.fit_fresh)

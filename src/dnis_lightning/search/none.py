@@ -12,9 +12,10 @@ class Uniform:
     """One trial: `base_dim` dimensions for every feature, trained on train + search rows, as no gates need any."""
 
     trial_count = 1
+    gated = False
 
-    def __init__(self, *, max_epochs: Count, patience: Count, least_epochs: Count = 1) -> None:
-        self.stopping = Stopping(max_epochs, patience, least_epochs)
+    def __init__(self, *, max_epochs: Count, patience: Count) -> None:
+        self.stopping = Stopping(max_epochs, patience)
 
     def trials(self) -> Generator[Trial, TrialResult, None]:
         """The one trial."""

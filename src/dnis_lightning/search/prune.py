@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.trial import Phase
 
 Granularity = Literal["elements", "gates"]
@@ -18,7 +21,7 @@ class Pruning:
     """How tables are cut after the search.
 
     by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first.
-    thresholds: values of ε to cut at, besides the budgets.
+    thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, or of α where gates go.
     finetune: the phase that trains what is kept, or None.
     """
 
@@ -27,8 +30,24 @@ class Pruning:
     finetune: Phase | None = None
 
 
+def cut_mask(model: Recommender, bound: Budget | float, by: Granularity) -> Tensor:
+    """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
+
+    Raises ConfigError when a model without gates is to be cut by them.
+    """
+    merged = model.merged_table()
+    if by == "elements":
+        return largest(merged, bound.entries(*merged.shape)) if isinstance(bound, Budget) else above(merged, bound)
+    if model.selection is None:
+        raise ConfigError("prune=gates: this model has no gates; take prune=elements")
+    gates, block_of = model.selection.gates.detach(), model.selection.block_of
+    if isinstance(bound, Budget):
+        return largest_gates(merged, gates, block_of, bound.entries(*merged.shape))
+    return above(gates, bound)[block_of]
+
+
 def above(table: Tensor, epsilon: float) -> Tensor:
-    """Equation 9: (N, K) bool, true where |Ẽ| ≥ ε."""
+    """Equation 9: bool, true where |Ẽ| ≥ ε; of a table (N, K), or of gates (L, K)."""
     return table.abs() >= epsilon
 
 

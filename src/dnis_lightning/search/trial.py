@@ -47,7 +47,7 @@ class GateStep:
 
 @dataclass(frozen=True)
 class Phase:
-    """One training: which rows the weights see, which weights move, whether gates move too.
+    """One training: which rows the weights see, which weights move, and how the gates do (None: not at all).
 
     tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
     the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus.
@@ -56,7 +56,7 @@ class Phase:
     name: str
     rows: Rows
     stopping: Stopping
-    gates: GateStep | None = None
+    gate_step: GateStep | None = None
     tables_only: bool = False
     reset_gates: bool = False
     fresh: bool = False
@@ -88,10 +88,11 @@ class SearchMethod(Protocol):
     """Yields trials and is sent the result of each, so that the next may depend on it.
 
     trial_count: how many there are, for search.trial; None where a trial depends on those before it, so that none can
-    be run alone.
+    be run alone. gated: whether there are gates, by which tables can be cut.
     """
 
     trial_count: int | None
+    gated: bool
 
     def trials(self) -> Generator[Trial, TrialResult, None]:
         """The trials, one after the other."""

@@ -62,7 +62,7 @@ class BestWeights(L.Callback):
 class History(L.Callback):
     """One row an epoch, counted through all phases of a run, and the gates at its end.
 
-    on_row is called with the rows so far and the newest row; it writes metrics.csv and feeds the loggers.
+    on_row is called with the rows so far, the newest last; it writes metrics.csv and feeds the loggers.
     """
 
     def __init__(self, phase: str, past: dict[str, Any], on_row: Callable[[list[dict[str, Any]]], None]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.recommender import Recommender
+from dnis_lightning.search.bilevel import frozen
 from dnis_lightning.tasks import Task
 
 
@@ -15,12 +16,18 @@ from dnis_lightning.tasks import Task
 def evaluate(
     model: Recommender, batches: Iterable[Batch], task: Task, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """One pass over the batches in evaluation mode; with several ranks the metrics are over all of them."""
-    model.to(device).eval()
+    """The task's metrics by name, of one pass over the batches in evaluation mode.
+
+    The model ends on the CPU and in the mode it came in. Several ranks each take the whole pass and have the same
+    figures.
+    """
+    model.to(device)
+    on_gpu = torch.device(device).type == "cuda"
     metrics = task.metrics().to(device)
-    for batch in batches:
-        if batch.size:
-            batch = batch.to(device)
-            metrics.update(model(batch).logits.float(), batch.label)
+    with frozen(model):
+        for batch in batches:
+            if batch.size:
+                batch = (batch.pin_memory() if on_gpu else batch).to(device, non_blocking=True)
+                metrics.update(model(batch).logits.float(), batch.label)
     model.to("cpu")
     return {name: float(value) for name, value in metrics.compute().items()}

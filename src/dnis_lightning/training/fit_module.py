@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.recommender import Prediction, Recommender
+from dnis_lightning.recommender import GATES, Prediction, Recommender
 from dnis_lightning.tasks import Objective
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -119,11 +119,15 @@ class FitModule(L.LightningModule):
         """Keeps the sums of an unfinished epoch and the state of torch's random numbers."""
         checkpoint["sums"] = {name: total.cpu() for name, total in self.sums.items()}
         checkpoint["rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes both back."""
         self.sums = {name: total.to(self.device) for name, total in checkpoint["sums"].items()}
         torch.set_rng_state(checkpoint["rng"])
+        if self.device.type == "cuda" and "cuda_rng" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"], self.device)
 
     def _weight_optimizer(self) -> Any:
         optimizers = self.optimizers()
@@ -138,4 +142,4 @@ class FitModule(L.LightningModule):
     def _choose_trainable(self, tables_only: bool) -> None:
         tables = {id(parameter) for parameter in self.recommender.tables()}
         for name, parameter in self.recommender.named_parameters():
-            parameter.requires_grad_(name != "selection.gates" and (not tables_only or id(parameter) in tables))
+            parameter.requires_grad_(name != GATES and (not tables_only or id(parameter) in tables))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import lightning as L
 from torch import Tensor
 
 from dnis_lightning.data.prepare import Prepared
-from dnis_lightning.recommender import Recommender
+from dnis_lightning.recommender import GATES, Recommender
 from dnis_lightning.search.trial import Phase
 from dnis_lightning.tasks import Objective
 from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, RunCheckpoint
@@ -47,7 +46,7 @@ class PhaseRunner:
 
     prepared: Prepared
     objective: Objective
-    step: WeightStep
+    weight_step: WeightStep
     options: TrainerOptions
     journal: Journal
     batch_size: int
@@ -69,11 +68,11 @@ class PhaseRunner:
 
         name: the step's name in the journal; a finished step is read back instead. start: the weights that a `fresh`
         phase goes back to. keep_weights: whether the journal keeps what this phase ends with.
-        Returns seconds, epochs, and the best value of the task's metric on select.
+        Returns seconds, epochs, the best epoch, and its value of the task's metric on select.
         """
         if name not in self.journal.done:
             if phase.fresh and start is not None:
-                gates = {} if model.gates is None else {"selection.gates": model.gates.detach().clone()}
+                gates = {} if model.gates is None else {GATES: model.gates.detach().clone()}
                 model.load_weights(start | gates)
             self._train(name, phase, model, keep_weights)
         elif self.journal.weights_of == name and self.journal.weights is not None:
@@ -81,13 +80,14 @@ class PhaseRunner:
         return self.journal.done[name]
 
     def _train(self, name: str, phase: Phase, model: Recommender, keep_weights: bool) -> None:
+        """Run a phase from its start, or from where the journal's file has it, and record how it ended."""
         if phase.reset_gates and model.gates is not None:
             model.gates.data.fill_(1)
         best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping)
         history = History(name, self.journal.history, self.on_row)
         trainer = self._trainer(phase, [best, history])
-        self.journal.step, resumes = name, self.journal.under_way == name
-        started = time.perf_counter()
+        resumes = self.journal.begin(name)
+        model.train()
         data = self._data(name, phase)
         module = self._module(phase, model, data)
         with warnings.catch_warnings():
@@ -100,7 +100,7 @@ class PhaseRunner:
         if best.weights is not None:
             model.load_weights(best.weights)
         facts = {
-            "seconds": time.perf_counter() - started,
+            "seconds": self.journal.seconds_of_step(),
             "epochs": best.epochs,
             "best_epoch": best.best_epoch,
             "best": best.best,
@@ -112,23 +112,23 @@ class PhaseRunner:
         log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
 
     def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
-        step = self.step if phase.plateau else replace(self.step, plateau_patience=None)
-        if phase.gates is None:
+        step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)
+        if phase.gate_step is None:
             return FitModule(model, self.objective, step, tables_only=phase.tables_only)
         steps = data.steps_per_epoch
         return SearchModule(
-            model, self.objective, step, phase.gates, steps_per_epoch=steps, tables_only=phase.tables_only
+            model, self.objective, step, phase.gate_step, steps_per_epoch=steps, tables_only=phase.tables_only
         )
 
     def _data(self, name: str, phase: Phase) -> SplitsDataModule:
-        gates = phase.gates
+        gate_step = phase.gate_step
         return SplitsDataModule(
             self.prepared,
             batch_size=self.batch_size,
             seed=(self.seed + zlib.crc32(name.encode())) % 2**32,  # each step has an order of rows of its own
             rows=phase.rows,
-            paired=gates is not None,
-            shortest=gates is not None and gates.shortest,
+            paired=gate_step is not None,
+            shortest=gate_step is not None and gate_step.shortest,
         )
 
     def _trainer(self, phase: Phase, callbacks: list[L.Callback]) -> L.Trainer:
@@ -148,7 +148,7 @@ class PhaseRunner:
             enable_progress_bar=self.options.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1_000_000_000,
+            log_every_n_steps=1_000_000_000,  # what is logged is logged by the epoch, by `History`
             inference_mode=False,
             use_distributed_sampler=False,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.recommender import Prediction, Recommender
 from dnis_lightning.search.bilevel import hypergradient, normalise
 from dnis_lightning.search.trial import GateStep
@@ -35,7 +36,7 @@ class SearchModule(FitModule):
     def configure_optimizers(self) -> Any:
         """Θ's optimizer and α's."""
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-        gates = kinds[self.gate_step.optimizer]([self._alpha()], lr=self.gates_lr)
+        gates = kinds[self.gate_step.optimizer]([self.selection.gates], lr=self.gates_lr)
         return [super().configure_optimizers(), {"optimizer": gates}]
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
@@ -54,10 +55,10 @@ class SearchModule(FitModule):
             xi=self.gate_step.xi,
             reduce=self._sum_over_ranks,
         )
-        self._alpha().grad = self._penalised(gradient)
+        self.selection.gates.grad = self._penalised(gradient)
         # the raw optimizer: through Lightning's wrapper every batch would count as two steps
         self.optimizers(use_pl_optimizer=False)[1].step()  # type: ignore[index]
-        self._selection().clip()
+        self.selection.clip()
 
     def held_out_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """L_val: the task's loss alone, this rank's share."""
@@ -76,8 +77,8 @@ class SearchModule(FitModule):
         reduced = self.trainer.strategy.reduce(tensor, reduce_op="sum")
         return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
 
-    def _selection(self) -> Any:
+    @property
+    def selection(self) -> SoftSelection:
+        """The layer that holds α."""
+        assert self.recommender.selection is not None, "a search is for models with gates"
         return self.recommender.selection
-
-    def _alpha(self) -> torch.nn.Parameter:
-        return self._selection().gates

@@ -27,14 +27,11 @@ MOST_CURVES = 50
 
 
 class WandbPanels(L.Callback):
-    """Draws the gates on W&B after every n-th epoch, against the epochs of the whole run.
+    """Draws the gates on W&B after every epoch, against the epochs of the whole run.
 
     Does nothing unless the trainer has a `WandbLogger` and this is rank zero. The module's `gates` are α (L, K) or
     None, blocks by descending frequency.
     """
-
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        self.every_n_epochs = every_n_epochs
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tells W&B which axis the curves have, and which of their values counts."""
@@ -47,9 +44,7 @@ class WandbPanels(L.Callback):
         logger, gates = _wandb_logger(trainer), getattr(pl_module, "gates", None)
         if logger is None or gates is None or not gates.numel():
             return
-        epoch = _epoch(trainer)
-        if epoch % self.every_n_epochs == 0:
-            logger.experiment.log({EPOCH: epoch, **gate_panels(gates)})
+        logger.experiment.log({EPOCH: _epoch(trainer), **gate_panels(gates)})
 
 
 def define_metrics(logger: WandbLogger) -> None:
