@@ -8,13 +8,13 @@ from hydra.utils import instantiate
 
 from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.blueprint import Blueprint, build_interaction, construct
-from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
 from dnis_lightning.search.trial import Phase, Stopping, Trial
+from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import TASKS, Objective, Task
 from dnis_lightning.training.fit_module import WeightStep
 

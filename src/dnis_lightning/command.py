@@ -19,10 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dnis_lightning.config import Settings, check_config, fingerprint, unread_keys
+from dnis_lightning.config import check_config, fingerprint, unread_keys
 from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
 from dnis_lightning.paths import config_dir, expand
+from dnis_lightning.settings import Settings
 
 
 def execute() -> int:
@@ -125,7 +126,7 @@ def reword(message: str) -> str:
 def _run(config: DictConfig, settings: Settings, number: int, sweep: str | None) -> str:
     """Check what torch and the data have to say, then run in a new folder or in the one to go on in."""
     from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
-    from dnis_lightning.run import start
+    from dnis_lightning.launch import start
 
     began = time.perf_counter()
     build.check_machine(settings)

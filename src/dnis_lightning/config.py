@@ -1,4 +1,4 @@
-"""The configuration as a whole: its schema, and a check that finds all faults before any file is read."""
+"""The configuration as a whole: a check that finds all faults before any file is read, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -8,121 +8,18 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dnis_lightning.errors import ConfigError
-from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, SplitName, TaskName, Whole
 from dnis_lightning.search.budget import parse_budget
-
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
-"""A part of a folder's name."""
-
-Node = dict[str, Any]
-"""A constructor call: `_target_` and its arguments."""
+from dnis_lightning.settings import Node, Settings
 
 GIVEN_BY_THE_RUN = {"fields", "dims"}
 """Arguments of an interaction that the run fills in from data and search, if the signature has them."""
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)  # "no" is no false, 2.0 no whole number
-
-
-class DataSettings(_Group):
-    """Group `data`."""
-
-    name: Name
-    task: TaskName
-    cache: str
-    batch_size: Count
-    split: SplitName
-    split_seed: Seed
-    min_count: Count
-    source: Node
-
-
-class ModelSettings(_Group):
-    """Group `model`."""
-
-    name: Name
-    first_order: bool
-    global_bias: Literal["mean", "zero", "none"]
-    init: Positive | Literal["xavier"]
-    l2: NonNegative
-    l2_bias: NonNegative
-    interaction: Node
-
-
-class SearchSettings(_Group):
-    """Group `search`."""
-
-    name: Name
-    base_dim: Whole
-    blocks: Count
-    blocking: Literal["equal", "decades", "mass"] | Annotated[list[int], Field(min_length=1)]
-    blocks_per: Literal["table", "field"]
-    rates: list[Annotated[float, Field(ge=1, allow_inf_nan=False)]]
-    budget: str | list[str] | None
-    trial: Whole | None
-    method: Node
-
-
-class PruneSettings(_Group):
-    """Group `prune`."""
-
-    by: Literal["elements", "gates"]
-    thresholds: list[NonNegative]
-    finetune_epochs: Whole
-
-
-class OptimizerSettings(_Group):
-    """Group `optimizer`."""
-
-    lr: Positive
-    clip_norm: Positive | None
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
-    plateau_patience: Whole | None
-    node: Node
-
-
-class TrainerSettings(_Group):
-    """Group `trainer`."""
-
-    accelerator: Literal["cpu", "gpu"]
-    devices: Count
-    strategy: Literal["auto", "ddp"]
-    precision: Literal["32-true", "bf16-mixed", "64-true"]
-    max_epochs: Count
-    patience: Count
-    checkpoint_every_n_steps: Count
-    progress: Literal["auto"] | bool
-    threads: Count | None
-
-
-class LoggerSettings(_Group):
-    """Group `logger`."""
-
-    node: Node | None
-
-
-class Settings(_Group):
-    """The whole configuration, checked; what is not here reaches its reader through a node."""
-
-    seed: Seed
-    resume: str | None
-    output_dir: str
-    profile: str
-    data: DataSettings
-    model: ModelSettings
-    search: SearchSettings
-    prune: PruneSettings
-    optimizer: OptimizerSettings
-    trainer: TrainerSettings
-    logger: LoggerSettings
 
 
 def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.embedding.selection import SoftSelection
-from dnis_lightning.embedding.table import EmbeddingTable, FieldMean, FirstOrder
+from dnis_lightning.embedding.table import EmbeddingTable, FirstOrder, fill_with_field_means
 
 GATES = "selection.gates"
 """The name of α among a recommender's parameters."""
@@ -39,10 +39,10 @@ class FeatureSpace:
         """F."""
         return len(self.offsets) - 1
 
-    def field_mean(self) -> FieldMean:
-        """The filler of the unseen rows."""
+    def bounds_of_unseen(self) -> list[tuple[int, int]]:
+        """For each unseen row, the first and the end row of its field."""
         fields = np.searchsorted(self.offsets, self.unseen, side="right") - 1
-        return FieldMean(list(self.unseen), [(self.offsets[f], self.offsets[f + 1]) for f in fields])
+        return [(self.offsets[field], self.offsets[field + 1]) for field in fields]
 
 
 class Prediction(NamedTuple):
@@ -94,12 +94,12 @@ class Recommender(nn.Module):
 
     def fill_unseen(self) -> None:
         """Give features that no training row shows the mean row and the mean first-order term of their field."""
-        mean = self.space.field_mean()
-        mean.fill(self.table.weight)
+        unseen, bounds = self.space.unseen, self.space.bounds_of_unseen()
+        fill_with_field_means(self.table.weight, unseen, bounds)
         if self.table.mask is not None:
             self.table.weight.data.mul_(self.table.mask)
         if self.first_order is not None:
-            mean.fill(self.first_order.weight)
+            fill_with_field_means(self.first_order.weight, unseen, bounds)
 
     def merged_table(self) -> Tensor:
         """Ẽ (N, K), the table with the gates multiplied in; the weights themselves where there are no gates."""

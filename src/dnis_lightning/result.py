@@ -14,11 +14,11 @@ import torch
 
 from dnis_lightning import __version__
 from dnis_lightning.blueprint import Blueprint, construct
-from dnis_lightning.config import Settings
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
+from dnis_lightning.settings import Settings
 
 SCHEMA = 1
 

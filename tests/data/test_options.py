@@ -6,20 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from dnis_lightning.config import check_config
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.paths import config_dir
+from tests.test_config import composed
 
 OPTIONS = sorted(path.stem for path in (config_dir() / "data").glob("[!_]*.yaml"))
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

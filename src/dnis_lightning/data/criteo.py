@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
+from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines, read_table
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 from dnis_lightning.quantities import TaskName
@@ -88,20 +87,7 @@ def buckets(x: np.ndarray) -> np.ndarray:
 def _parse(file: TextFile, block: Block) -> pd.DataFrame:
     types: dict[str, Any] = dict.fromkeys(_COLUMNS[:14], np.float64) | dict.fromkeys(CATEGORIES, object)
     try:
-        frame = pd.read_csv(
-            io.BytesIO(block.text),
-            sep="\t",
-            names=list(_COLUMNS),
-            header=None,
-            dtype=types,
-            engine="c",
-            quoting=3,
-            keep_default_na=False,
-            na_values={name: [""] for name in _COLUMNS[:14]},
-            skip_blank_lines=False,
-            index_col=False,
-            encoding_errors="backslashreplace",
-        )
+        frame = read_table(block, b"\t", types, missing=_COLUMNS[:14])
     except ValueError as fault:
         raise _fault(file, block) from fault
     if np.isinf(frame[list(_COLUMNS[:14])].to_numpy()).any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 
 from dnis_lightning.data.download import fetch
 from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines
+from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines, read_table
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 from dnis_lightning.quantities import Count, TaskName
@@ -139,21 +138,10 @@ def _without_items(chunk: Chunk, items: np.ndarray) -> Chunk:
 
 def _parse(block: Block, separator: bytes) -> pd.DataFrame | None:
     """The block's columns, or None if something in it is no number."""
-    types = {"user": np.int64, "item": np.int64, "rating": np.float32, "timestamp": np.int64}
+    types: dict[str, Any] = {"user": np.int64, "item": np.int64, "rating": np.float32, "timestamp": np.int64}
     try:
         with np.errstate(invalid="ignore"):  # of a number too large for int64, which then raises
-            frame = pd.read_csv(
-                io.BytesIO(block.text),
-                sep=separator.decode(),
-                names=list(_COLUMNS),
-                header=None,
-                dtype=types,
-                engine="c",
-                quoting=3,
-                keep_default_na=False,
-                skip_blank_lines=False,
-                index_col=False,
-            )
+            frame = read_table(block, separator, types)
     except (ValueError, OverflowError):
         return None
     return frame if np.isfinite(frame["rating"].to_numpy()).all() else None

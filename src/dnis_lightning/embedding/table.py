@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,19 +47,13 @@ class FirstOrder(nn.Module):
         return functional.embedding(ids, self.weight).squeeze(-1)
 
 
-class FieldMean:
-    """Gives features that no training row has shown the mean of their field.
+@torch.no_grad()
+def fill_with_field_means(weight: Tensor, rows: Sequence[int], bounds: Sequence[tuple[int, int]]) -> None:
+    """Give each of the `rows` of `weight` (N, K) the mean of the other rows of its field, in place.
 
-    rows: the table rows to fill; bounds: for each, the first and the end row of its field.
+    bounds: for each, the first and the end row of its field; a field of one row keeps what it has.
     """
-
-    def __init__(self, rows: list[int], bounds: list[tuple[int, int]]) -> None:
-        self.rows, self.bounds = rows, bounds
-
-    @torch.no_grad()
-    def fill(self, weight: Tensor) -> None:
-        """Write the means into `weight` (N, K), in place; a field of one row keeps what it has."""
-        for row, (start, end) in zip(self.rows, self.bounds, strict=True):
-            others = end - start - 1
-            if others:
-                weight[row] = (weight[start:end].sum(0) - weight[row]) / others
+    for row, (start, end) in zip(rows, bounds, strict=True):
+        others = end - start - 1
+        if others:
+            weight[row] = (weight[start:end].sum(0) - weight[row]) / others
