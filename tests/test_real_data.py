@@ -10,7 +10,13 @@ import pytest
 from tests.command import dnis, result_of
 from tests.data.conftest import real_data  # noqa: F401
 
-BRIEFLY = ("trainer.max_epochs=1", "search.search_epochs=1", "search.least_epochs=1", "search.base_dim=4")
+BRIEFLY = (
+    "trainer.max_epochs=1",
+    "search.search_epochs=1",
+    "search.least_epochs=1",
+    "search.base_dim=4",
+    "search.rates=[5]",
+)
 COMMANDS = {
     "movielens-1m": ("model=mf", "data=movielens-1m"),
     "authors": ("model=fm", "data=movielens-100k", "profile=authors", "seed=1"),
@@ -21,7 +27,7 @@ COMMANDS = {
 @pytest.mark.data
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_commands_of_the_readme_run(name: str, real_data: Path, tmp_path: Path) -> None:  # noqa: F811
-    briefly = [*BRIEFLY, "search.warm_start=1"] if name == "authors" else BRIEFLY
+    briefly = [*BRIEFLY, "prune.finetune_epochs=1", "search.warm_start=1"]
     _, result = result_of(dnis(tmp_path, *COMMANDS[name], f"data.root={real_data}", *briefly))
     assert sum(result["rows"].values()) == {"movielens-1m": 1_000_209, "authors": 120_000, "criteo": 137_139}[name]
 
