@@ -79,14 +79,14 @@ TABLES = (
         "Movielens-100K, MF",
         ("data=movielens-100k", "model=mf"),
         ("mse",),
-        (*(uniform(dims) for dims in (0, 8, 64)), profile("default")),
+        (*(uniform(dims) for dims in (0, 8, 64)), cut_by_magnitude("[2,2.5,5]"), profile("default")),
     ),
     Table(
         "criteo",
         "Criteo, the 137,139-row sample, FM",
         ("data=criteo", "model=fm"),
         ("auc", "logloss"),
-        (*(uniform(dims) for dims in (0, 8, 64)), profile("default")),
+        (*(uniform(dims) for dims in (0, 8, 64)), cut_by_magnitude("[2,5,20]"), profile("default")),
     ),
     Table(
         "synthetic",
@@ -119,8 +119,8 @@ def main() -> None:
 
 def _sweep(table: Table, row: Row) -> None:
     arguments = [*table.shared, *row.arguments, f"seed={','.join(map(str, SEEDS))}"]
-    print(f"\n$ python -m dnis_lightning -m {shlex.join(arguments)}", flush=True)
     places = [f"output_dir={_folder(table, row)}", "resume=auto", "trainer.threads=1", "hydra/launcher=joblib"]
+    print(f"\n$ python -m dnis_lightning -m {shlex.join([*arguments, *places])}", flush=True)
     subprocess.run([sys.executable, "-m", "dnis_lightning", "-m", *arguments, *places], check=True, env=_environment())
 
 

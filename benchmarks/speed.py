@@ -115,7 +115,7 @@ def _epoch(prepared: Prepared, phase: Phase | None, folder: Path) -> None:
         seed=0,
         on_row=lambda rows: None,
     )
-    runner.fit(phase.name, phase, _model(prepared, gated=phase.gates is not None), keep_weights=False)
+    runner.fit(phase.name, phase, _model(prepared, gated=phase.gate_step is not None), keep_weights=False)
 
 
 def _model(prepared: Prepared, *, gated: bool) -> Recommender:
