@@ -284,6 +284,12 @@ def test_a_launcher_of_many_processes_is_named(tmp_path: Path) -> None:
     assert "LOCAL_RANK is set, as by torchrun: start one process" in done.stderr
 
 
+def test_a_model_that_does_not_go_with_the_fields_is_named_before_any_file_is_read(tmp_path: Path) -> None:
+    done = dnis(tmp_path, "data=criteo", "model=mf", f"data.root={tmp_path}")
+    assert done.returncode == 1
+    assert "model=mf: matrix factorisation joins 2 fields, this data has 39; take model=fm" in done.stderr
+
+
 def test_all_faults_come_in_one_message(tmp_path: Path) -> None:
     done = dnis(tmp_path, *TINY, "search.gates_lr=0", "model.l2=-1", "+new=3", "data.split=half")
     assert done.returncode == 1

@@ -62,12 +62,14 @@ def check_machine(settings: Settings) -> None:
 
 
 def check_method(settings: Settings) -> None:
-    """Raise ConfigError when method or optimizer take no such values, or there is no such trial or no gate to prune."""
+    """Raise ConfigError for values that method, model or optimizer do not take, no such trial, no gates to prune by."""
     method, trial, name = construct(settings.search.method), settings.search.trial, settings.search.name
     if trial is not None and method.trial_count is None:
         raise ConfigError(f"search.trial={trial}: a trial of search={name} depends on those before it; leave it out")
     if trial is not None and trial >= method.trial_count:
         raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {method.trial_count - 1}")
+    fields = len(construct(settings.data.source).fields)
+    build_interaction(settings.model.interaction, fields=fields, dims=settings.search.base_dim)
     try:
         weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as fault:

@@ -65,7 +65,7 @@ def _key(kind: SplitName, seed: int, shares: Shares) -> str:
 def _opened_split(dataset: EncodedDataset, key: str, kind: SplitName, seed: int, shares: Shares) -> Split:
     """A byte a row on disk; the row numbers are made from it."""
     folder = splits_folder(dataset.folder) / key
-    shared = shares.select is None and kind != "leave_one_out"
+    shared = shares.select is None
     with contextlib.suppress(OSError, ValueError):
         part = open_array(folder / "part.npy")
         if part.shape == (dataset.rows,):

@@ -23,8 +23,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class WeightStep:
     """How Θ moves: the optimizer, gradient clipping by norm, a learning rate lowered on plateaus of the select metric.
 
-    clip_norm: None for no clipping. plateau_patience: epochs without a better select metric before the rate is
-    multiplied by plateau_factor; None keeps the rate.
+    clip_norm: None for no clipping. plateau_patience: after more than so many epochs in a row without a better select
+    metric the rate is multiplied by plateau_factor; None keeps the rate.
     """
 
     optimizer: OptimizerFactory
