@@ -254,7 +254,10 @@ MISTAKES = {
     "min_count": (["data.min_count=100000"], r"data\.min_count=100000: no feature occurs that often"),
     "no group": (["search=null"], r"Config group override"),
     "number to resume": (["resume=5"], r"resume=5: no config\.yaml that can be read there"),
-    "missing file": (["data=criteo", "data.path=/nowhere/train.txt"], r"/nowhere/train\.txt: cannot be read"),
+    "missing file": (
+        ["data=criteo", "model=fm", "data.path=/nowhere/train.txt"],
+        r"/nowhere/train\.txt: cannot be read",
+    ),
 }
 
 
