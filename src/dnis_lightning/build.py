@@ -79,14 +79,13 @@ def check_method(settings: Settings) -> None:
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
-    """Raise ConfigError when task, blocks or model do not go with the data: before a folder is made."""
+    """Raise ConfigError when task, min_count or blocks do not go with the data: before a folder is made."""
     if settings.data.task == "ctr" and not np.isin(prepared.dataset.label, (0, 1)).all():
         raise ConfigError("data.task=ctr: the labels are not all 0 or 1; take data.task=rating")
     if prepared.vocabulary.is_out_of_vocabulary.all():
         most = "no feature occurs that often in train"
         raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
-    blueprint = make_blueprint(settings, prepared, TASKS[settings.data.task]())
-    build_interaction(blueprint.interaction, fields=blueprint.space.fields, dims=blueprint.dims)
+    make_blueprint(settings, prepared, TASKS[settings.data.task]())
 
 
 def make_objective(settings: Settings) -> Objective:

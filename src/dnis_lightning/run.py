@@ -93,21 +93,25 @@ class Run:
         The blueprint then is that of the best.
         """
         trials, only = construct(self.settings.search.method).trials(), self.settings.search.trial
+        ran: list[Trial] = []
+        scores: list[float] = []
         told: list[dict[str, Any]] = []
-        best, trial, number = None, next(trials), 0
+        trial, number = next(trials), 0
         while True:
             score = math.nan
             if only in (None, number):
-                facts = self._trial(trial, [self._score(earlier) for earlier in told])
-                best = trial if all(self._score(facts) < self._score(earlier) for earlier in told) else best
-                told.append({"name": trial.name, **facts})
+                facts = self._trial(trial, scores)
                 score = self._score(facts)
+                ran.append(trial)
+                scores.append(score)
+                told.append({"name": trial.name, **facts})
             try:
                 trial, number = trials.send(TrialResult(trial, score)), number + 1
             except StopIteration:
                 break
-        assert best is not None, "search.trial was checked before"
-        if math.isinf(min(self._score(facts) for facts in told)):
+        assert scores, "search.trial was checked before"
+        best = ran[scores.index(min(scores))]
+        if math.isinf(min(scores)):
             raise RunError(
                 f"select/{self.task.monitor} is no finite number: training diverged; take a smaller optimizer.lr"
             )
