@@ -24,6 +24,7 @@ FLOORS = (
     {"config"},
     {"blueprint"},
     {"build", "result"},
+    {"cutting"},
     {"run"},
     {"launch"},
     {"command"},

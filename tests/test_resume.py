@@ -124,7 +124,7 @@ class TwoWidths:
     def __init__(self, widths: list[int]):
         self.widths = widths
 
-    def trials(self):
+    def trials(self, blocks):
         for dims in self.widths:
             yield Trial(f"dim={dims}", (Phase("fit", "train+search", Stopping(4, 9)),), dims=dims)
 """

@@ -19,10 +19,12 @@ class Blocks:
 
     block_of (N,): the block of each feature, 0 = the most frequent.
     count: L, the number of blocks, empty ones included.
+    occurrences (L,): how often the features of each block occur in train, all together.
     """
 
     block_of: np.ndarray
     count: int
+    occurrences: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
@@ -48,14 +50,18 @@ def make_blocks(
     Raises ConfigError when there are more blocks than features, or sizes that do not add up.
     """
     if per == "table":
-        return Blocks(_cut(frequency, blocks, blocking), _count(blocks, blocking))
+        return _blocks(_cut(frequency, blocks, blocking), _count(blocks, blocking), frequency)
     block_of, count = np.zeros(len(frequency), dtype=np.int64), 0
     for field in np.unique(field_of):
         members = np.flatnonzero(field_of == field)
         wanted = blocks if blocking == "decades" else min(blocks, len(members))
         block_of[members] = count + _cut(frequency[members], wanted, blocking)
         count += _count(wanted, blocking)
-    return Blocks(block_of, count)
+    return _blocks(block_of, count, frequency)
+
+
+def _blocks(block_of: np.ndarray, count: int, frequency: np.ndarray) -> Blocks:
+    return Blocks(block_of, count, np.bincount(block_of, weights=frequency, minlength=count))
 
 
 def _count(blocks: int, blocking: Blocking | Sequence[int]) -> int:

@@ -6,7 +6,7 @@ import inspect
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
 
+from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.paths import whole_file
-from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
+from dnis_lightning.recommender import GATES, FeatureSpace, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
+from dnis_lightning.search.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Blueprint:
     """All that a recommender is built from.
 
     interaction: its node. std: of the table's start. bias: the start of the global bias, or None.
-    block_of (N,), blocks: see `Blocks`.
+    block_of (N,), blocks: see `Blocks`. dims, block_dims, projected: see `Trial`.
     """
 
     space: FeatureSpace
@@ -40,16 +42,28 @@ class Blueprint:
     bias: float | None
     block_of: np.ndarray
     blocks: int
+    block_dims: tuple[int, ...] | None = None
+    projected: bool = False
 
-    def build(self, *, dims: int | None = None, gated: bool = False) -> Recommender:
+    def of(self, trial: Trial) -> Blueprint:
+        """The blueprint of a trial's models."""
+        dims = self.dims if trial.dims is None else trial.dims
+        return replace(self, dims=dims, block_dims=trial.block_dims, projected=trial.projected)
+
+    def build(self, *, gated: bool = False) -> Recommender:
         """A recommender with fresh weights from torch's present random state."""
-        width = self.dims if dims is None else dims
-        module = build_interaction(self.interaction, fields=self.space.fields, dims=width)
+        module = build_interaction(self.interaction, fields=self.space.fields, dims=self.dims)
         model = Recommender(
-            self.space, module, dims=width, std=self.std, first_order=self.first_order, global_bias=self.bias
+            self.space,
+            module,
+            dims=self.dims,
+            std=self.std,
+            first_order=self.first_order,
+            global_bias=self.bias,
+            table=self._mixed_table(tables_of(module)),
         )
         if gated:
-            model.selection = SoftSelection(self.block_of, self.blocks, model.table.weight.shape[1])
+            model.selection = SoftSelection(self.block_of, self.blocks, self.dims * tables_of(module))
         return model
 
     def save(self, path: Path, **more: Any) -> None:
@@ -64,6 +78,8 @@ class Blueprint:
             "bias": self.bias,
             "blocks": self.blocks,
             "block_of": self.block_of.tolist(),
+            "block_dims": self.block_dims,
+            "projected": self.projected,
         }
         with whole_file(path) as part:
             part.write_text(json.dumps(told | more))
@@ -77,15 +93,22 @@ class Blueprint:
         try:
             told = json.loads(path.read_text())
             space = FeatureSpace(tuple(told["offsets"]), tuple(told["unseen"]))
-            names = ("interaction", "dims", "std", "first_order", "bias")
-            parts = {name: told[name] for name in names}
-            return cls(
-                space, **parts, block_of=np.asarray(told["block_of"], dtype=np.int64), blocks=told["blocks"]
-            ), told
+            names = ("interaction", "dims", "std", "first_order", "bias", "blocks")
+            parts = {name: told[name] for name in names} | {"projected": told.get("projected", False)}
+            widths = told.get("block_dims")
+            parts["block_dims"] = None if widths is None else tuple(widths)
+            return cls(space, block_of=np.asarray(told["block_of"], dtype=np.int64), **parts), told
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise RunError(
                 f"{path}: not a model description that can be read ({fault}); is this the folder of a run?"
             ) from fault
+
+    def _mixed_table(self, copies: int) -> MixedTable | None:
+        if self.block_dims is None:
+            return None
+        return MixedTable(
+            self.block_of, self.block_dims, self.dims, copies=copies, projected=self.projected, std=self.std
+        )
 
 
 def build_interaction(node: Mapping[str, Any], **known: int) -> nn.Module:
@@ -111,6 +134,7 @@ def pruned_model(blueprint: Blueprint, scheme: Scheme, rest: Mapping[str, np.nda
     """The model that ships a scheme: its table, and the weights outside the table."""
     model = blueprint.build()
     model.keep(torch.from_numpy(scheme.dense()), torch.from_numpy(scheme.mask()))
+    model.table.load_projections(scheme.projections)
     model.load_rest({name: torch.from_numpy(array) for name, array in rest.items()})
     return model
 

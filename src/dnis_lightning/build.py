@@ -13,7 +13,8 @@ from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
-from dnis_lightning.search.trial import Phase, Stopping, Trial
+from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, Schedule
+from dnis_lightning.search.trial import Stopping
 from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import TASKS, Objective, Task
 from dnis_lightning.training.fit_module import WeightStep
@@ -27,7 +28,7 @@ def prepare_data(settings: Settings) -> Prepared:
 
 
 def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Blueprint:
-    """What the models of this run have in common."""
+    """What the models of this run have in common, before any trial changes widths."""
     vocabulary, model, search = prepared.vocabulary, settings.model, settings.search
     unseen = [int(row) for row in vocabulary.out_of_vocabulary if vocabulary.frequency[row] == 0]
     space = FeatureSpace(tuple(int(offset) for offset in vocabulary.offsets), tuple(unseen))
@@ -74,8 +75,18 @@ def check_method(settings: Settings) -> None:
         weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
-    if settings.prune.by == "gates" and not method.gated and (budgets(settings) or settings.prune.thresholds):
+    if budgets(settings) or settings.prune.thresholds:
+        _check_pruning(settings, gated=method.gated)
+
+
+def _check_pruning(settings: Settings, *, gated: bool) -> None:
+    by, schedule, name = settings.prune.by, settings.prune.schedule, settings.search.name
+    if by == "gates" and not gated:
         raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
+    if by == "gates" and schedule != "one_shot":
+        raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
+    if gated and schedule == "thresholds":
+        raise ConfigError(f"prune.schedule=thresholds: it starts afresh, without the gates of search={name}; take pep")
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
@@ -90,7 +101,8 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
 
 def make_objective(settings: Settings) -> Objective:
     """The loss of the task with this model's L2."""
-    return Objective(TASKS[settings.data.task](), settings.model.l2, settings.model.l2_bias)
+    model = settings.model
+    return Objective(TASKS[settings.data.task](), model.l2, model.l2_bias, model.l2_net)
 
 
 def weight_step(settings: Settings) -> WeightStep:
@@ -110,14 +122,26 @@ def budgets(settings: Settings) -> list[Budget]:
 
 
 def pruning(settings: Settings) -> Pruning:
-    """How tables are cut, and trained once more afterwards."""
-    chosen = settings.prune
-    stopping = Stopping(chosen.finetune_epochs, settings.trainer.patience)
-    phase = Phase("fine_tune", "train+search", stopping) if chosen.finetune_epochs else None
-    return Pruning(chosen.by, tuple(dict.fromkeys(chosen.thresholds)), phase)
+    """How tables are cut, and trained meanwhile and once more afterwards."""
+    return Pruning(settings.prune.by, _schedule(settings), tuple(dict.fromkeys(settings.prune.thresholds)))
 
 
-def trial_model(blueprint: Blueprint, trial: Trial, seed: int) -> Recommender:
-    """The model of a trial; its start is given by the seed, and so is the same for trials of the same shape."""
+def _schedule(settings: Settings) -> Schedule:
+    chosen, patience = settings.prune, settings.trainer.patience
+    finetune = Stopping(chosen.finetune_epochs, patience) if chosen.finetune_epochs else None
+    if chosen.schedule == "iterative":
+        return Iterative(chosen.rounds, Stopping(chosen.round_epochs, patience), finetune)
+    if chosen.schedule == "gradual":
+        return Gradual(chosen.gradual_epochs, finetune)
+    if chosen.schedule == "thresholds":
+        retrain = Stopping(settings.trainer.max_epochs, patience)
+        return LearnedThresholds(
+            chosen.threshold_epochs, chosen.threshold_start, chosen.threshold_lr, chosen.threshold_per, retrain
+        )
+    return OneShot(finetune)
+
+
+def trial_model(blueprint: Blueprint, seed: int, *, gated: bool = False) -> Recommender:
+    """A model in its initial state, which is given by the seed, and so is the same for trials of the same shape."""
     torch.manual_seed(seed)
-    return blueprint.build(dims=trial.dims, gated=trial.gated)
+    return blueprint.build(gated=gated)

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import EmbeddingTable, FirstOrder, fill_with_field_means
+from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.scheme import Scheme
 
 GATES = "selection.gates"
 """The name of α among a recommender's parameters."""
@@ -46,17 +49,23 @@ class FeatureSpace:
 
 
 class Prediction(NamedTuple):
-    """Logits (B,), and what L2 looks at: rows (B, F, K) before the gates, first-order terms (B, F) or None."""
+    """Logits (B,), and what L2 looks at.
+
+    rows (B, F, K): before the gates, but after projections and thresholds. terms (B, F): of first order, or None.
+    net: the sum of squares of the interaction's weight matrices; None where no gradient is wanted.
+    """
 
     logits: Tensor
     rows: Tensor
     terms: Tensor | None
+    net: Tensor | None
 
 
 class Recommender(nn.Module):
     """Table, gates and interaction; first-order terms and the global bias are its own.
 
     A batch's values multiply rows and first-order terms: the paper's scalar features.
+    table: what gives the rows; None for one table with `dims` dimensions for every feature.
     """
 
     def __init__(
@@ -68,11 +77,12 @@ class Recommender(nn.Module):
         std: float = 0.01,
         first_order: bool = True,
         global_bias: float | None = 0.0,
+        table: EmbeddingTable | MixedTable | None = None,
     ) -> None:
         super().__init__()
         self.space = space
-        self.table = EmbeddingTable(space.features, dims * getattr(interaction, "tables", 1), std)
-        self.selection: SoftSelection | None = None
+        self.table = table or EmbeddingTable(space.features, dims * tables_of(interaction), std)
+        self.selection: SoftSelection | SoftThreshold | None = None
         self.interaction = interaction
         self.first_order = FirstOrder(space.features) if first_order else None
         self.global_bias = None if global_bias is None else nn.Parameter(torch.tensor(float(global_bias)))
@@ -80,7 +90,7 @@ class Recommender(nn.Module):
     @property
     def gates(self) -> nn.Parameter | None:
         """α (L, K), or None where the model has no selection layer."""
-        return None if self.selection is None else self.selection.gates
+        return self.selection.gates if isinstance(self.selection, SoftSelection) else None
 
     def forward(self, batch: Batch) -> Prediction:
         """The logits of a batch, with the rows and terms that made them."""
@@ -90,25 +100,31 @@ class Recommender(nn.Module):
         terms = None if self.first_order is None else self.first_order(batch.ids)
         if terms is not None:
             logits = logits + (terms if batch.values is None else terms * batch.values).sum(-1)
-        return Prediction(logits if self.global_bias is None else logits + self.global_bias, rows, terms)
+        if self.global_bias is not None:
+            logits = logits + self.global_bias
+        penalised = gated if isinstance(self.selection, SoftThreshold) else rows
+        return Prediction(logits, penalised, terms, self._net() if torch.is_grad_enabled() else None)
 
     def fill_unseen(self) -> None:
         """Give features that no training row shows the mean row and the mean first-order term of their field."""
         unseen, bounds = self.space.unseen, self.space.bounds_of_unseen()
-        fill_with_field_means(self.table.weight, unseen, bounds)
-        if self.table.mask is not None:
-            self.table.weight.data.mul_(self.table.mask)
+        self.table.fill_with_means(unseen, bounds)
         if self.first_order is not None:
             fill_with_field_means(self.first_order.weight, unseen, bounds)
 
     def merged_table(self) -> Tensor:
-        """Ẽ (N, K), the table with the gates multiplied in; the weights themselves where there are no gates."""
-        weight = self.table.weight.detach()
-        return weight.clone() if self.selection is None else self.selection.merge(weight)
+        """Ẽ (N, K), a copy: the table with gates or thresholds merged in, zeros where it holds no entry."""
+        entries = self.table.entries()
+        return entries if self.selection is None else self.selection.merge(entries)
+
+    def scheme(self) -> Scheme:
+        """The merged table as a mixed dimension scheme."""
+        kept = self.table.kept().cpu().numpy()
+        return Scheme.from_dense(self.merged_table().cpu().numpy(), kept, self.table.projection_arrays())
 
     def tables(self) -> list[nn.Parameter]:
         """The parameters that are looked up by feature: E and the first-order terms."""
-        return [self.table.weight] + ([] if self.first_order is None else [self.first_order.weight])
+        return self.table.parameters_by_feature() + ([] if self.first_order is None else [self.first_order.weight])
 
     def keep(self, table: Tensor, mask: Tensor | None) -> None:
         """Put a merged table in place of table and gates, holding what lies outside `mask` at 0 (equation 9)."""
@@ -132,5 +148,14 @@ class Recommender(nn.Module):
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Take what `weights` gave, of this model or of one built alike; a mask comes and goes with it."""
         mask = weights.get("table.mask")
-        self.table.mask = None if mask is None else mask.to(self.table.weight.device, copy=True)
+        self.table.mask = None if mask is None else mask.to(next(self.table.parameters()).device, copy=True)
         self.load_state_dict(weights)
+
+    def _net(self) -> Tensor | None:
+        matrices = [parameter for parameter in self.interaction.parameters() if parameter.ndim > 1]
+        return torch.stack([matrix.square().sum() for matrix in matrices]).sum() if matrices else None
+
+
+def tables_of(interaction: nn.Module) -> int:
+    """How many tables side by side an interaction asks for."""
+    return int(getattr(interaction, "tables", 1))

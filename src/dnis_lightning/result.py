@@ -42,31 +42,35 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
         "fields": blueprint.space.fields,
         "base_dim": settings.search.base_dim,
         "chosen_dim": blueprint.dims if blueprint.dims != settings.search.base_dim else None,
+        "block_dims": blueprint.block_dims,
+        "schedule": settings.prune.schedule,
         "blocks": blueprint.blocks,
         "l2": settings.model.l2,
         "l2_bias": settings.model.l2_bias,
+        "l2_net": settings.model.l2_net,
     }
 
 
-def model_size(model: Recommender) -> dict[str, int]:
-    """The entries of an uncut model in table, first-order terms and interaction, and the bytes of its table."""
-    table = model.table.weight
+def other_sizes(model: Recommender) -> dict[str, int]:
+    """The entries of a model outside its table: first-order terms, and all of the interaction."""
     return {
-        "kept": table.numel(),
         "first_order": 0 if model.first_order is None else model.first_order.weight.numel(),
         "interaction": sum(parameter.numel() for parameter in model.interaction.parameters()),
-        "bytes": 4 * table.numel(),  # shipped in fp32, whatever it was trained in
     }
 
 
-def scheme_size(scheme: Scheme) -> dict[str, Any]:
-    """What `result.json` says of a cut's size: `bytes` of the smallest layout, and beside them those of COO."""
+def scheme_size(scheme: Scheme, whole: int) -> dict[str, Any]:
+    """What `result.json` says of a table's size: `bytes` of the smallest layout, and beside them those of COO.
+
+    whole: N·K, by which the compression rate is counted.
+    """
     return {
         "kept": scheme.kept,
-        "compression_rate": scheme.compression_rate if scheme.kept else None,
+        "compression_rate": whole / scheme.kept if scheme.kept else None,
         "bytes": scheme.bytes(),
         "layout": scheme.smallest_layout(),
         "dtype": "fp32",
+        "projections": sum(matrix.size for matrix in scheme.projections.values()),
         "coo_bytes": scheme.bytes("coo"),
     }
 
@@ -96,10 +100,10 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def dims_rows(prepared: Prepared, blueprint: Blueprint, dims: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The rows of `dims.csv`: column `dims` is of the first cut (K where there is none), the others follow by name."""
+    """The rows of `dims.csv`: column `dims` is of the first of the tables in `dims`, the others follow by name."""
     vocabulary = prepared.vocabulary
-    first = next(iter(dims.values()), np.full(vocabulary.features, blueprint.dims))
-    columns = {"dims": first} | {f"dims@{name}": counts for name, counts in list(dims.items())[1:]}
+    first, *others = dims.items()
+    columns = {"dims": first[1]} | {f"dims@{name}": counts for name, counts in others}
     return [
         {
             "field": name,
@@ -122,7 +126,7 @@ def recovery_of(settings: Settings, prepared: Prepared, dims: Mapping[str, np.nd
 
 def summary(result: Mapping[str, Any]) -> str:
     """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics."""
-    lines = [{"budget": "unpruned", "compression_rate": 1.0, **result["unpruned"]}, *result["pruned"]]
+    lines = [{"budget": "unpruned", **result["unpruned"]}, *result["pruned"]]
     metrics = list(result["unpruned"]["metrics"])
     rows = [["", "kept", "CR", "MiB", "layout", *metrics]]
     for line in lines:
@@ -133,7 +137,7 @@ def summary(result: Mapping[str, Any]) -> str:
                 f"{line['kept']:,}",
                 "–" if rate is None else f"{rate:.4g}",
                 f"{line['bytes'] / 2**20:.3f}",
-                line.get("layout", "dense"),
+                line["layout"],
                 *(f"{line['metrics'][name]:.5f}" for name in metrics),
             ]
         )

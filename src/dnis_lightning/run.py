@@ -6,23 +6,22 @@ import logging
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dnis_lightning import build, result
-from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best
+from dnis_lightning.blueprint import build_interaction, construct, load_best, pruned_model, save_best
+from dnis_lightning.cutting import Cutter, Metrics
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.recommender import Recommender
+from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.report.pictures import draw
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
-from dnis_lightning.search.prune import cut_mask
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import Task
@@ -33,8 +32,6 @@ from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figures, log_result
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 
 @dataclass
@@ -53,7 +50,7 @@ class Run:
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
-        self.gated = False
+        self.best: Trial | None = None
         self.phases = PhaseRunner(
             self.prepared,
             self.objective,
@@ -76,9 +73,10 @@ class Run:
         """All steps; returns what `result.json` holds."""
         trials = self._trials()
         model = self._best_model()
-        unpruned = {**result.model_size(model), "metrics": self._evaluate(model, "select")}
-        cuts = [self._cut(budget, model) for budget in build.budgets(self.settings)]
-        cuts += [self._cut(epsilon, model) for epsilon in self.pruning.thresholds]
+        unpruned = self._unpruned(model)
+        cutter = self._cutter()
+        bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
+        cuts = [cutter.cut(bound, model) for bound in bounds]
         self._test(unpruned, cuts, model)
         told = self._result(model, unpruned, cuts, trials)
         if is_rank_zero():
@@ -92,7 +90,8 @@ class Run:
 
         The blueprint then is that of the best.
         """
-        trials, only = construct(self.settings.search.method).trials(), self.settings.search.trial
+        blocks, only = build.blocks_of(self.settings, self.prepared), self.settings.search.trial
+        trials = construct(self.settings.search.method).trials(blocks)
         ran: list[Trial] = []
         scores: list[float] = []
         told: list[dict[str, Any]] = []
@@ -104,19 +103,18 @@ class Run:
                 score = self._score(facts)
                 ran.append(trial)
                 scores.append(score)
-                told.append({"name": trial.name, **facts})
+                told.append({"name": trial.name, "dims": trial.dims, "block_dims": trial.block_dims, **facts})
             try:
                 trial, number = trials.send(TrialResult(trial, score)), number + 1
             except StopIteration:
                 break
         assert scores, "search.trial was checked before"
-        best = ran[scores.index(min(scores))]
         if math.isinf(min(scores)):
             raise RunError(
                 f"select/{self.task.monitor} is no finite number: training diverged; take a smaller optimizer.lr"
             )
-        self.gated = best.gated
-        self.blueprint = replace(self.blueprint, dims=self.blueprint.dims if best.dims is None else best.dims)
+        self.best = ran[scores.index(min(scores))]
+        self.blueprint = self.blueprint.of(self.best)
         if is_rank_zero():
             self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
         return told
@@ -125,11 +123,12 @@ class Run:
         """Trains one trial through its phases; its weights go to disk if it beats the scores of those before it."""
         step = f"trial/{trial.name}"
         if step not in self.journal.done:
-            model = build.trial_model(self.blueprint, trial, self.settings.seed)
+            model = build.trial_model(self.blueprint.of(trial), self.settings.seed, gated=trial.gated)
             start = model.weights()
             phases = [self.phases.fit(f"{trial.name}/{one.name}", one, model, start=start) for one in trial.phases]
             facts = {**self._evaluate(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
             facts["epochs"] = [phase["epochs"] for phase in phases]
+            facts["kept"] = int(model.table.kept().sum())
             if is_rank_zero() and all(self._score(facts) < score for score in scores):
                 save_best(self.folder, model, trial.name)
             self.journal.record(step, facts)
@@ -144,47 +143,36 @@ class Run:
 
     def _best_model(self) -> Recommender:
         self._wait_for_rank_zero()
-        model = self.blueprint.build(gated=self.gated)
+        assert self.best is not None, "trials come first"
+        model = self.blueprint.build(gated=self.best.gated)
         model.load_weights(load_best(self.folder)["recommender"])
         return model
 
-    def _cut(self, bound: Budget | float, unpruned: Recommender) -> dict[str, Any]:
-        """Cuts a copy of the unpruned model to a budget or at a threshold, trains what is kept, saves the scheme."""
-        name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
-        step, path = f"cut/{name}", self.folder.scheme(name)
-        if step not in self.journal.done or not path.exists():
-            for stale in (step, f"fine_tune/{name}"):
-                self.journal.done.pop(stale, None)
-            self._make_cut(step, name, bound, unpruned)
-        return {"budget": name, **self.journal.done[step]}
+    def _unpruned(self, model: Recommender) -> dict[str, Any]:
+        """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then."""
+        scheme = model.scheme()
+        if self.blueprint.block_dims is not None and is_rank_zero():
+            rest = {name: tensor.numpy() for name, tensor in model.rest().items()}
+            scheme.save(self.folder.scheme("unpruned"), rest)
+        sizes = result.scheme_size(scheme, self._whole) | result.other_sizes(model)
+        return sizes | {"metrics": self._evaluate(model, "select")}
 
-    def _make_cut(self, step: str, name: str, bound: Budget | float, unpruned: Recommender) -> None:
-        started = time.perf_counter()
-        model = self.blueprint.build()
-        model.load_rest(unpruned.rest())
-        model.keep(unpruned.merged_table(), cut_mask(unpruned, bound, self.pruning.by))
-        before = self._evaluate(model, "select")
-        metrics = self._fine_tuned(name, model, before)
-        assert model.table.mask is not None
-        scheme = Scheme.from_dense(model.table.weight.detach().numpy(), model.table.mask.numpy())
-        facts = {**result.scheme_size(scheme), "metrics": metrics, "metrics_before_finetune": before}
-        self.journal.record(step, facts | {"seconds": time.perf_counter() - started})
-        if is_rank_zero():
-            scheme.save(self.folder.scheme(name), {name: tensor.numpy() for name, tensor in model.rest().items()})
-            self.journal.write()
-        log.info("%s: kept %d entries, %s", name, scheme.kept, _figures(metrics))
+    def _cutter(self) -> Cutter:
+        return Cutter(
+            self.pruning,
+            self.phases,
+            self.folder,
+            whole=self._whole,
+            initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
+            evaluate=lambda model: self._evaluate(model, "select"),
+            score=self._score,
+        )
 
-    def _fine_tuned(self, name: str, model: Recommender, before: Metrics) -> Metrics:
-        """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
-        if self.pruning.finetune is None:
-            return before
-        weights = model.weights()
-        self.phases.fit(f"fine_tune/{name}", self.pruning.finetune, model, keep_weights=False)
-        after = self._evaluate(model, "select")
-        if self._score(after) < self._score(before):
-            return after
-        model.load_weights(weights)
-        return before
+    @property
+    def _whole(self) -> int:
+        """N·K, by which compression is counted; K is search.base_dim, or twice that for a model with two tables."""
+        tables = tables_of(build_interaction(self.blueprint.interaction, fields=self.blueprint.space.fields, dims=1))
+        return self.blueprint.space.features * self.settings.search.base_dim * tables
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
@@ -222,6 +210,7 @@ class Run:
         total = self.journal.seconds() + self.prepare_seconds
         return {
             **result.identity(self.settings, self.prepared, self.blueprint),
+            "chosen_trial": None if self.best is None else self.best.name,
             "unpruned": unpruned,
             "pruned": cuts,
             "gates_per_block": None if model.gates is None else [round(float(g), 6) for g in model.gates.mean(1)],
@@ -234,7 +223,8 @@ class Run:
     def _write(self, told: dict[str, Any], model: Recommender) -> None:
         names = [cut["budget"] for cut in told["pruned"]]
         dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
-        self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims))
+        uncut = model.scheme().dims_per_feature
+        self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims or {"": uncut}))
         draw(
             self.folder.figures,
             self.journal.history,
@@ -264,7 +254,3 @@ def _trainer_options(settings: Settings) -> TrainerOptions:
         trainer.checkpoint_every_n_steps,
         progress,
     )
-
-
-def _figures(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +15,11 @@ from safetensors.numpy import save_file
 from dnis_lightning.errors import RunError
 from dnis_lightning.paths import whole_file
 
-Layout = Literal["dense", "coo", "csr", "bitmap"]
+Layout = Literal["dense", "coo", "csr", "bitmap", "blocks"]
 DType = Literal["fp32", "fp16", "bf16", "int8"]
 
-LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap")
+LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap", "blocks")
+_MOST_PATTERNS = 256
 _VALUE_BYTES: Mapping[DType, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -29,7 +31,8 @@ class Scheme:
     positions (kept,): d, the kept dimensions of each feature, ascending, counted from 0.
     values (kept,): v, the embedding values at these positions, float32.
     base_dim: K.
-    projections: for methods that give a block narrower rows, the (d_l, K) matrix of each such block.
+    projections: for methods that give a block narrower rows, the (d_l, K) matrix of each such block; its features keep
+    the leading dimensions, and the projection stands for the others.
     """
 
     indptr: np.ndarray
@@ -43,13 +46,10 @@ class Scheme:
         cls, table: np.ndarray, kept: np.ndarray, projections: Mapping[int, np.ndarray] | None = None
     ) -> Scheme:
         """The entries of `table` (N, K) where `kept` (N, K) is true."""
-        rows, positions = np.nonzero(kept)
-        counts = np.bincount(rows, minlength=len(table))
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        values = np.ascontiguousarray(table[rows, positions], dtype=np.float32)
-        return cls(
-            indptr, positions.astype(_index_type(table.shape[1])), values, table.shape[1], dict(projections or {})
-        )
+        dims = table.shape[1]
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1, dtype=np.int64))])
+        positions = np.broadcast_to(np.arange(dims, dtype=_index_type(dims)), kept.shape)[kept]
+        return cls(indptr, positions, table[kept].astype(np.float32), dims, dict(projections or {}))
 
     @classmethod
     def from_vectors(cls, positions: Sequence[np.ndarray], values: Sequence[np.ndarray], base_dim: int) -> Scheme:
@@ -107,7 +107,14 @@ class Scheme:
 
     def smallest_layout(self, dtype: DType = "fp32") -> Layout:
         """The layout that takes the fewest bytes."""
-        return min(LAYOUTS, key=lambda layout: self.bytes(layout, dtype))
+        possible = [layout for layout in LAYOUTS if layout != "blocks" or self.patterns <= _MOST_PATTERNS]
+        return min(possible, key=lambda layout: self.bytes(layout, dtype))
+
+    @cached_property
+    def patterns(self) -> int:
+        """How many different sets of kept dimensions there are."""
+        rows = np.ascontiguousarray(np.packbits(self.mask(), axis=1))
+        return len(np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))) if rows.size else min(self.features, 1)
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
@@ -150,6 +157,8 @@ class Scheme:
             "coo": self.kept * 8,
             "csr": self.kept * _index_type(self.base_dim).itemsize + per_row_pointer * (self.features + 1),
             "bitmap": self.features * -(-self.base_dim // 8) + per_row_pointer * (self.features + 1),
+            # which block, which row of it; and the dimensions of each block
+            "blocks": self.features * (1 + 4) + self.patterns * -(-self.base_dim // 8),
         }[layout]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dnis_lightning.quantities import Count, NonNegative, Positive, Seed, SplitName, TaskName, Whole
+from dnis_lightning.quantities import Count, Finite, NonNegative, Positive, Seed, SplitName, TaskName, Whole
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """A part of a folder's name."""
@@ -41,6 +41,7 @@ class ModelSettings(_Group):
     init: Positive | Literal["xavier"]
     l2: NonNegative
     l2_bias: NonNegative
+    l2_net: NonNegative
     interaction: Node
 
 
@@ -62,8 +63,16 @@ class PruneSettings(_Group):
     """Group `prune`."""
 
     by: Literal["elements", "gates"]
+    schedule: Literal["one_shot", "iterative", "gradual", "thresholds"]
     thresholds: list[NonNegative]
     finetune_epochs: Whole
+    rounds: Count
+    round_epochs: Count
+    gradual_epochs: Count
+    threshold_epochs: Count
+    threshold_start: Finite
+    threshold_lr: Positive
+    threshold_per: Literal["table", "dimension", "feature", "element"]
 
 
 class OptimizerSettings(_Group):

@@ -111,19 +111,32 @@ TASKS: dict[str, type[Task]] = {"rating": Rating, "ctr": ClickThrough}
 class Objective(nn.Module):
     """What the weights descend: the task's loss, and L2 on the rows of the batch, once per occurrence.
 
-    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ]: e the rows before the gates, w the first-order
-    terms.
+    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows before the gates,
+    w the first-order terms, W the weight matrices of the interaction.
     """
 
-    def __init__(self, task: Task, l2: float = 0.0, l2_bias: float = 0.0) -> None:
+    def __init__(self, task: Task, l2: float = 0.0, l2_bias: float = 0.0, l2_net: float = 0.0) -> None:
         super().__init__()
-        self.task, self.l2, self.l2_bias = task, l2, l2_bias
+        self.task, self.l2, self.l2_bias, self.l2_net = task, l2, l2_bias, l2_net
 
-    def forward(self, logits: Tensor, label: Tensor, rows: Tensor, terms: Tensor | None, total: int) -> Tensor:
-        """Logits (B,), labels (B,), embedding rows (B, F, K), first-order terms (B, F) or None; a scalar."""
+    def forward(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        rows: Tensor,
+        terms: Tensor | None,
+        total: int,
+        net: Tensor | None = None,
+    ) -> Tensor:
+        """The share of these rows in the loss of a global batch of `total` rows, a scalar.
+
+        Logits (B,), labels (B,), embedding rows (B, F, K), first-order terms (B, F) or None; net: Σ ‖W‖² or None.
+        """
         loss = self.task.loss(logits, label, total)
         if self.l2:
             loss = loss + self.l2 * rows.square().sum() / total
         if self.l2_bias and terms is not None:
             loss = loss + self.l2_bias * terms.square().sum() / total
+        if self.l2_net and net is not None:
+            loss = loss + self.l2_net * net * (len(label) / total)
         return loss

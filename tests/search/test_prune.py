@@ -51,7 +51,7 @@ def test_equal_gates_are_told_apart_by_their_entries() -> None:
     ],
 )
 def test_budgets_as_users_say_them(text: str, entries: int) -> None:
-    assert parse_budget(text).entries(100, 64) == entries
+    assert parse_budget(text).entries(100 * 64) == entries
 
 
 @pytest.mark.parametrize("text", ["", "cr:", "cr:0.5", "0%", "101%", "25", "25MB", "cr:1.2.3", "-5%", "0MiB"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,11 +29,38 @@ class EmbeddingTable(nn.Module):
         rows = functional.embedding(ids, self.weight)
         return rows if self.mask is None else rows * self.mask[ids]
 
+    def parameters_by_feature(self) -> list[nn.Parameter]:
+        """What is looked up by feature: the one table."""
+        return [self.weight]
+
+    @torch.no_grad()
+    def entries(self) -> Tensor:
+        """(N, K), a copy: what the table holds, zeros outside the mask."""
+        return self.weight.clone() if self.mask is None else self.weight * self.mask
+
+    def kept(self) -> Tensor:
+        """(N, K) bool: true where there is an entry."""
+        return torch.ones_like(self.weight, dtype=torch.bool) if self.mask is None else self.mask
+
     @torch.no_grad()
     def keep(self, table: Tensor, mask: Tensor | None) -> None:
         """Take the values of `table` (N, K) and hold all entries outside `mask` (N, K) at 0 from now on."""
         self.weight.copy_(table if mask is None else table * mask)
         self.mask = mask
+
+    @torch.no_grad()
+    def fill_with_means(self, features: Sequence[int], bounds: Sequence[tuple[int, int]]) -> None:
+        """Give each of the `features` the mean of the other rows of its field, in place (`fill_with_field_means`)."""
+        fill_with_field_means(self.weight, features, bounds)
+        if self.mask is not None:
+            self.weight.mul_(self.mask)
+
+    def projection_arrays(self) -> dict[int, np.ndarray]:
+        """No block has a projection."""
+        return {}
+
+    def load_projections(self, arrays: Mapping[int, np.ndarray]) -> None:
+        """There are none to take."""
 
 
 class FirstOrder(nn.Module):

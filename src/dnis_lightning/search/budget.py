@@ -22,9 +22,8 @@ class Budget:
     rate: float | None = None
     size: float | None = None
 
-    def entries(self, features: int, dims: int) -> int:
-        """How many of the N·K entries may stay."""
-        whole = features * dims
+    def entries(self, whole: int) -> int:
+        """How many of the `whole` = N·K entries may stay."""
         if self.rate is not None:
             return round(whole / self.rate)
         return min(whole, int((self.size or 0) // COO_BYTES))

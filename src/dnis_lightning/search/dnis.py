@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Literal
 
+from dnis_lightning.blocks import Blocks
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.quantities import Count, NonNegative, Positive, Whole
 from dnis_lightning.search.trial import GateStep, PenaltyStage, Per, Phase, Stopping, Trial, TrialResult
@@ -64,7 +65,7 @@ class Dnis:
         self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
         self.tables_only, self.search_plateau, self.fit_fresh = tables_only, search_plateau, fit_fresh
 
-    def trials(self) -> Generator[Trial, TrialResult, None]:
+    def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
         """The one trial."""
         yield Trial("dnis", phases=tuple(self._phases()), gated=True)
 

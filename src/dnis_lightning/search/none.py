@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from dnis_lightning.blocks import Blocks
 from dnis_lightning.quantities import Count
 from dnis_lightning.search.trial import Phase, Stopping, Trial, TrialResult
 
@@ -17,6 +18,6 @@ class Uniform:
     def __init__(self, *, max_epochs: Count, patience: Count) -> None:
         self.stopping = Stopping(max_epochs, patience)
 
-    def trials(self) -> Generator[Trial, TrialResult, None]:
+    def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
         """The one trial."""
         yield Trial("uniform", phases=(Phase("fit", rows="train+search", stopping=self.stopping),))

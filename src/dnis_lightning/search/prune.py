@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
-from dnis_lightning.search.trial import Phase
+from dnis_lightning.search.schedule import Schedule
 
-Granularity = Literal["elements", "gates"]
+By = Literal["elements", "gates"]
 
 
 @dataclass(frozen=True)
@@ -21,28 +22,29 @@ class Pruning:
     """How tables are cut after the search.
 
     by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first.
+    schedule: in how many steps, and what is trained between them.
     thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, or of α where gates go.
-    finetune: the phase that trains what is kept, or None.
     """
 
-    by: Granularity = "elements"
+    by: By
+    schedule: Schedule
     thresholds: tuple[float, ...] = ()
-    finetune: Phase | None = None
 
 
-def cut_mask(model: Recommender, bound: Budget | float, by: Granularity) -> Tensor:
+def cut_mask(model: Recommender, bound: Budget | float, by: By, whole: int) -> Tensor:
     """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
 
-    Raises ConfigError when a model without gates is to be cut by them.
+    whole: N·K, the number of entries that rates and shares are of. Raises ConfigError when a model without gates is to
+    be cut by them.
     """
-    merged = model.merged_table()
+    merged, there = model.merged_table(), model.table.kept()
     if by == "elements":
-        return largest(merged, bound.entries(*merged.shape)) if isinstance(bound, Budget) else above(merged, bound)
-    if model.selection is None:
+        return largest(merged, bound.entries(whole), there) if isinstance(bound, Budget) else above(merged, bound)
+    if not isinstance(model.selection, SoftSelection):
         raise ConfigError("prune=gates: this model has no gates; take prune=elements")
     gates, block_of = model.selection.gates.detach(), model.selection.block_of
     if isinstance(bound, Budget):
-        return largest_gates(merged, gates, block_of, bound.entries(*merged.shape))
+        return largest_gates(merged, gates, block_of, bound.entries(whole))
     return above(gates, bound)[block_of]
 
 
@@ -51,10 +53,15 @@ def above(table: Tensor, epsilon: float) -> Tensor:
     return table.abs() >= epsilon
 
 
-def largest(table: Tensor, kept: int) -> Tensor:
-    """(N, K) bool: true for exactly `kept` entries of largest magnitude."""
+def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
+    """(N, K) bool: true for exactly `kept` entries of largest magnitude, or for all where there are not as many.
+
+    there (N, K) bool: the entries to choose among; None for all.
+    """
+    size = table.abs() if there is None else table.abs().masked_fill(~there, -1)
+    count = min(kept, table.numel() if there is None else int(there.sum()))
     mask = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
-    mask[table.abs().flatten().topk(min(kept, table.numel()), sorted=False).indices] = True
+    mask[size.flatten().topk(count, sorted=False).indices] = True
     return mask.view_as(table)
 
 

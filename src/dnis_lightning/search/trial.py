@@ -6,6 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from dnis_lightning.blocks import Blocks
+from dnis_lightning.embedding.threshold import Granularity
+
 Rows = Literal["train", "train+search"]
 PenaltyStage = Literal["raw", "normalised"]
 Per = Literal["step", "epoch"]
@@ -18,12 +21,41 @@ class Stopping:
     max_epochs: at the latest; least_epochs: not before, and no earlier epoch counts as the best. The weights of the
     best epoch are what a phase ends with.
     least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
+    best: False for the weights of the last epoch instead of the best.
     """
 
     max_epochs: int
     patience: int
     least_epochs: int = 1
     least_lr: float = 0.0
+    best: bool = True
+
+
+@dataclass(frozen=True)
+class GradualStep:
+    """Magnitude pruning while the weights train on (Zhu and Gupta 2017).
+
+    At training step t of T the table keeps, of its `start` entries, kept(t) = kept + (start − kept) (1 − t/T)³ of
+    largest magnitude; T is `epochs` epochs, and the mask is drawn anew `updates` times an epoch.
+    """
+
+    start: int
+    kept: int
+    epochs: int
+    updates: int = 20
+
+
+@dataclass(frozen=True)
+class ThresholdStep:
+    """Thresholds learned with the weights until `kept` entries or fewer are left (Liu et al. 2021).
+
+    start: of s; lr: the step of s, spread over one epoch; granularity: see `SoftThreshold`.
+    """
+
+    kept: int
+    start: float
+    lr: float
+    granularity: Granularity
 
 
 @dataclass(frozen=True)
@@ -50,7 +82,8 @@ class Phase:
     """One training: which rows the weights see, which weights move, and how the gates do (None: not at all).
 
     tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
-    the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus.
+    the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus. gradual,
+    thresholds: what removes entries meanwhile.
     """
 
     name: str
@@ -61,18 +94,24 @@ class Phase:
     reset_gates: bool = False
     fresh: bool = False
     plateau: bool = True
+    gradual: GradualStep | None = None
+    thresholds: ThresholdStep | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
     """One way to build the embedding, and the phases that train it.
 
-    dims: the width of the table, or None for search.base_dim; gated: with a soft selection layer.
+    dims: the width of the rows that the interaction sees, or None for search.base_dim. block_dims (L,): the width of
+    each block's table, or None for `dims` everywhere; a narrower block's rows are widened by a learned projection if
+    `projected`, else by zeros. gated: with a soft selection layer.
     """
 
     name: str
     phases: tuple[Phase, ...]
     dims: int | None = None
+    block_dims: tuple[int, ...] | None = None
+    projected: bool = False
     gated: bool = False
 
 
@@ -94,6 +133,6 @@ class SearchMethod(Protocol):
     trial_count: int | None
     gated: bool
 
-    def trials(self) -> Generator[Trial, TrialResult, None]:
-        """The trials, one after the other."""
+    def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
+        """The trials, one after the other, for features in these blocks."""
         ...

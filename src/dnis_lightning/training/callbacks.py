@@ -34,9 +34,10 @@ class BestWeights(L.Callback):
         assert isinstance(pl_module, FitModule)
         value = float(trainer.callback_metrics[self.monitor])
         self.epochs += 1
-        if value < self.best and self.epochs >= self.stopping.least_epochs:
+        counts = self.epochs >= self.stopping.least_epochs and math.isfinite(value)
+        if counts and (value < self.best or not self.stopping.best):
             self.best, self.best_epoch, self.weights = value, self.epochs, pl_module.recommender.weights()
-        trainer.should_stop = self._converged(value, pl_module.learning_rate)
+        trainer.should_stop = self._converged(value, pl_module.learning_rate) or pl_module.arrived
 
     def _converged(self, value: float, lr: float) -> bool:
         stopping = self.stopping

@@ -16,7 +16,7 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.recommender import GATES, Prediction, Recommender
 from dnis_lightning.tasks import Objective
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[Iterable[nn.Parameter] | Iterable[dict[str, Any]]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class FitModule(L.LightningModule):
         self._choose_trainable(tables_only)
 
     @property
+    def arrived(self) -> bool:
+        """Whether this training has reached its end before `Stopping` says so."""
+        return False
+
+    @property
     def gates(self) -> Tensor | None:
         """α (L, K), or None where the model has no selection layer."""
         return self.recommender.gates
@@ -75,7 +80,8 @@ class FitModule(L.LightningModule):
 
     def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """The objective with L2, this rank's share."""
-        return self.objective(prediction.logits, batch.label, prediction.rows, prediction.terms, batch.global_size)
+        logits, rows, terms, net = prediction
+        return self.objective(logits, batch.label, rows, terms, batch.global_size, net)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""

@@ -20,6 +20,7 @@ from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, Run
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.fit_module import FitModule, WeightStep
 from dnis_lightning.training.journal import Journal
+from dnis_lightning.training.pruning_modules import GradualModule, ThresholdModule
 from dnis_lightning.training.search_module import SearchModule
 
 log = logging.getLogger(__name__)
@@ -113,12 +114,16 @@ class PhaseRunner:
 
     def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
         step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)
-        if phase.gate_step is None:
-            return FitModule(model, self.objective, step, tables_only=phase.tables_only)
         steps = data.steps_per_epoch
-        return SearchModule(
-            model, self.objective, step, phase.gate_step, steps_per_epoch=steps, tables_only=phase.tables_only
-        )
+        if phase.gate_step is not None:
+            return SearchModule(
+                model, self.objective, step, phase.gate_step, steps_per_epoch=steps, tables_only=phase.tables_only
+            )
+        if phase.gradual is not None:
+            return GradualModule(model, self.objective, step, phase.gradual, steps_per_epoch=steps)
+        if phase.thresholds is not None:
+            return ThresholdModule(model, self.objective, step, phase.thresholds, steps_per_epoch=steps)
+        return FitModule(model, self.objective, step, tables_only=phase.tables_only)
 
     def _data(self, name: str, phase: Phase) -> SplitsDataModule:
         gate_step = phase.gate_step

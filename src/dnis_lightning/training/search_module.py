@@ -80,5 +80,5 @@ class SearchModule(FitModule):
     @property
     def selection(self) -> SoftSelection:
         """The layer that holds α."""
-        assert self.recommender.selection is not None, "a search is for models with gates"
+        assert isinstance(self.recommender.selection, SoftSelection), "a search is for models with gates"
         return self.recommender.selection

@@ -1,0 +1,125 @@
+"""Cuts a trained model to a budget: what goes when, what is trained meanwhile, and what is written down."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dnis_lightning import result
+from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.folder import RunFolder, is_rank_zero
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.prune import Pruning, cut_mask, largest
+from dnis_lightning.search.schedule import CutStep
+from dnis_lightning.training.phases import PhaseRunner
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Cutter:
+    """Cuts copies of an unpruned model; each cut starts from it anew.
+
+    whole: N·K, the entries that rates are counted against. initial: makes the unpruned model's initial state.
+    evaluate: metrics on select. score: of metrics, smaller is better.
+    """
+
+    pruning: Pruning
+    phases: PhaseRunner
+    folder: RunFolder
+    whole: int
+    initial: Callable[[], Recommender]
+    evaluate: Callable[[Recommender], Metrics]
+    score: Callable[[Mapping[str, Any]], float]
+
+    def cut(self, bound: Budget | float, unpruned: Recommender) -> dict[str, Any]:
+        """The facts of a cut to a budget or at a threshold; its scheme is on disk then."""
+        name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
+        step, done = f"cut/{name}", self.phases.journal.done
+        if step in done and not self.folder.scheme(name).exists():
+            for stale in [one for one in done if one == step or one.endswith(f"/{name}")]:
+                done.pop(stale)
+        if step not in done:
+            done.pop(f"fine_tune/{name}", None)  # its weights were not kept
+            self._make(name, bound, unpruned)
+        return {"budget": name, **done[step]}
+
+    def _make(self, name: str, bound: Budget | float, unpruned: Recommender) -> None:
+        started = time.perf_counter()
+        mask = cut_mask(unpruned, bound, self.pruning.by, self.whole)
+        kept, model = int(mask.sum()), copy.deepcopy(unpruned)
+        *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
+        for one in earlier:
+            self._take(one, name, model)
+        model.keep(model.merged_table(), self._chosen(model, kept) if earlier else mask)
+        before = self.evaluate(model)
+        metrics = self._finish(last, name, model, before)
+        scheme = model.scheme()
+        facts = result.scheme_size(scheme, self.whole) | {"metrics": metrics, "metrics_before_finetune": before}
+        seconds = max(time.perf_counter() - started, self._trained(name))
+        self.phases.journal.record(f"cut/{name}", facts | {"seconds": seconds})
+        if is_rank_zero():
+            scheme.save(self.folder.scheme(name), {name: tensor.numpy() for name, tensor in model.rest().items()})
+            self.phases.journal.write()
+        log.info("%s: kept %d entries, %s", name, scheme.kept, figures(metrics))
+
+    def _take(self, one: CutStep, name: str, model: Recommender) -> None:
+        """A step before the last one."""
+        if one.fresh:
+            self._restart(model)
+        if one.kept is not None:
+            model.keep(model.merged_table(), self._chosen(model, one.kept))
+        if one.phase is None:
+            return
+        thresholds = one.phase.thresholds
+        if thresholds is not None:
+            features, dims = model.table.kept().shape
+            model.selection = SoftThreshold(features, dims, granularity=thresholds.granularity, start=thresholds.start)
+        elif one.kept is None:
+            model.keep(model.merged_table(), model.table.kept())  # the mask closes during the training
+        self.phases.fit(f"{one.name}/{name}", one.phase, model)
+
+    def _chosen(self, model: Recommender, kept: int) -> Tensor:
+        """(N, K) bool: the entries that stay where so many are to be kept."""
+        if isinstance(model.selection, SoftThreshold):
+            return model.selection.chosen(model.table.entries(), kept)
+        return largest(model.merged_table(), kept, model.table.kept())
+
+    def _finish(self, last: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
+        """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
+        if last.phase is None:
+            return before
+        weights, mask = model.weights(), model.table.mask
+        if last.fresh:
+            self._restart(model)
+            model.keep(model.merged_table(), mask)
+        self.phases.fit(f"{last.name}/{name}", last.phase, model, keep_weights=False)
+        after = self.evaluate(model)
+        if self.score(after) < self.score(before):
+            return after
+        model.load_weights(weights)
+        return before
+
+    def _restart(self, model: Recommender) -> None:
+        initial = self.initial()
+        model.selection = None
+        model.load_weights(initial.weights())
+
+    def _trained(self, name: str) -> float:
+        """Seconds of all trainings for this cut, those before a kill included."""
+        done = self.phases.journal.done
+        return sum(facts["seconds"] for step, facts in done.items() if step.endswith(f"/{name}"))
+
+
+def figures(metrics: Mapping[str, float]) -> str:
+    """Metrics on one line."""
+    return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())

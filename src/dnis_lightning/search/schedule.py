@@ -1,0 +1,105 @@
+"""In how many steps a table is cut, and what is trained between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dnis_lightning.embedding.threshold import Granularity
+from dnis_lightning.search.trial import GradualStep, Phase, Stopping, ThresholdStep
+
+
+@dataclass(frozen=True)
+class CutStep:
+    """Cut to `kept` entries, or leave that to the phase (None); then train through the phase, if there is one.
+
+    fresh: the training starts from the initial weights; of what went before only the choice of entries is left.
+    """
+
+    name: str
+    kept: int | None
+    phase: Phase | None
+    fresh: bool = False
+
+
+class Schedule(Protocol):
+    """From a table of `start` entries to one of `kept`; the last step cuts to `kept`."""
+
+    def steps(self, start: int, kept: int) -> list[CutStep]:
+        """The steps, at least one."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """All at once, as in the paper's Algorithm 1; then the fine-tuning, if there is one."""
+
+    finetune: Stopping | None = None
+
+    def steps(self, start: int, kept: int) -> list[CutStep]:
+        """One step."""
+        return [_last(kept, self.finetune)]
+
+
+@dataclass(frozen=True)
+class Iterative:
+    """Prune and retrain in rounds (Han et al. 2015): each leaves the same share of what the one before it left.
+
+    rounds: how many; training: after each round but the last, which ends with the fine-tuning.
+    """
+
+    rounds: int
+    training: Stopping
+    finetune: Stopping | None = None
+
+    def steps(self, start: int, kept: int) -> list[CutStep]:
+        """One step a round: kept_r = start · (kept / start)^(r / rounds), rounded."""
+        share = kept / start if start else 1.0
+        return [
+            CutStep(f"round-{r}", round(start * share ** (r / self.rounds)), _phase(f"round-{r}", self.training))
+            for r in range(1, self.rounds)
+        ] + [_last(kept, self.finetune or self.training)]
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """The mask closes while the weights train on, fast at first and then ever slower (Zhu and Gupta 2017)."""
+
+    epochs: int
+    finetune: Stopping | None = None
+
+    def steps(self, start: int, kept: int) -> list[CutStep]:
+        """The closing, and the fine-tuning of what it leaves."""
+        training = Stopping(self.epochs, self.epochs, least_epochs=self.epochs)
+        closing = Phase("gradual", "train+search", training, gradual=GradualStep(start, kept, self.epochs))
+        return [CutStep("gradual", None, closing), _last(kept, self.finetune)]
+
+
+@dataclass(frozen=True)
+class LearnedThresholds:
+    """PEP (Liu et al. 2021): thresholds learned with the weights, from the initial values of both, until few enough
+    entries are left; then these are trained from their initial values.
+
+    epochs: at most, of the first part; start, lr, granularity: see `ThresholdStep`; retrain: the second part.
+    """
+
+    epochs: int
+    start: float
+    lr: float
+    granularity: Granularity
+    retrain: Stopping
+
+    def steps(self, start: int, kept: int) -> list[CutStep]:
+        """The search for thresholds, and the second training."""
+        step = ThresholdStep(kept, self.start, self.lr, self.granularity)
+        training = Stopping(self.epochs, self.epochs, best=False)
+        learning = Phase("thresholds", "train+search", training, thresholds=step, plateau=False)
+        return [CutStep("thresholds", None, learning, fresh=True), _last(kept, self.retrain, fresh=True)]
+
+
+def _phase(name: str, stopping: Stopping) -> Phase:
+    return Phase(name, "train+search", stopping)
+
+
+def _last(kept: int, training: Stopping | None, *, fresh: bool = False) -> CutStep:
+    return CutStep("fine_tune", kept, _phase("fine_tune", training) if training else None, fresh)
