@@ -7,6 +7,9 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=1)]
 """A whole number of things, at least one."""
 
+Counts = Annotated[list[Count], Field(min_length=1)]
+"""Some such numbers, at least one of them."""
+
 Whole = Annotated[int, Field(ge=0)]
 """A whole number of things, perhaps none."""
 
@@ -18,6 +21,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number, zero or above."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A share that is never the whole: of units to drop."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed of a random number generator."""

@@ -1,0 +1,27 @@
+"""Multilayer perceptron over the rows of all fields."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.tower import Hidden, Tower, halving, widths
+from dnis_lightning.quantities import Rate
+
+
+class MLP(nn.Module):
+    """w · tower(e_1 ⊕ … ⊕ e_F) + b (He et al. 2017, section 3.3).
+
+    fields, dims: F and K. hidden: `paper` is K, K/2, K/4, `authors` 2K, K.
+    """
+
+    def __init__(
+        self, fields: int, dims: int, hidden: Hidden = "paper", dropout: Rate = 0.0, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = widths(hidden, paper=halving(dims), authors=[max(2 * dims, 1), max(dims, 1)])
+        self.tower = Tower(fields * dims, sizes, dropout, batch_norm)
+
+    def forward(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from rows (B, F, K)."""
+        return self.tower(rows.flatten(1)).squeeze(-1)

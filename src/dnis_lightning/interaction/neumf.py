@@ -1,0 +1,39 @@
+"""Neural matrix factorisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.interaction.tower import Affine, Hidden, Tower, halving, widths
+from dnis_lightning.quantities import Rate
+
+
+class NeuMF(nn.Module):
+    """w · [p_1 ⊙ p_2 ⊕ tower(q_1 ⊕ q_2)] + b for two fields (He et al. 2017, section 3.4).
+
+    Generalised matrix factorisation and tower have tables of their own: of a row's 2K entries the first K are p, the
+    last K are q.
+
+    dims: K, of each table. hidden: of the tower, on its 2K inputs; `paper` and `authors` are both K, K/2, K/4.
+    Raises ConfigError for other than two fields.
+    """
+
+    tables = 2
+
+    def __init__(
+        self, fields: int, dims: int, hidden: Hidden = "paper", dropout: Rate = 0.0, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        if fields != 2:
+            raise ConfigError(f"model=neumf: NeuMF joins 2 fields, this data has {fields}; take model=deepfm")
+        sizes = widths(hidden, paper=halving(dims), authors=halving(dims))
+        self.tower = Tower(2 * dims, sizes, dropout, batch_norm, output=False)
+        self.output = Affine(dims + self.tower.outputs, 1)
+
+    def forward(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from rows (B, 2, 2K)."""
+        p, q = rows.tensor_split(2, dim=-1)
+        return self.output(torch.cat([p[:, 0] * p[:, 1], self.tower(q.flatten(1))], dim=-1)).squeeze(-1)

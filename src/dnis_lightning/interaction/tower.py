@@ -1,0 +1,87 @@
+"""The multilayer perceptron that the deep models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dnis_lightning.quantities import Count
+
+Hidden = Literal["paper", "authors"] | list[Count]
+"""Widths of a tower's hidden layers: those of the model's own paper, those of the DNIS authors' code, or a list."""
+
+
+def widths(hidden: Hidden, *, paper: Sequence[int], authors: Sequence[int]) -> list[int]:
+    """The hidden widths that a choice stands for."""
+    named = {"paper": paper, "authors": authors}
+    return list(named[hidden] if isinstance(hidden, str) else hidden)
+
+
+def halving(dims: int) -> list[int]:
+    """K, K/2, K/4, each at least 1: the tower of He et al. 2017."""
+    return [max(dims >> times, 1) for times in range(3)]
+
+
+class Affine(nn.Linear):
+    """x Wᵀ + b with W Xavier-normal (Glorot and Bengio 2010) and b = 0 at the start; either side may be 0 wide."""
+
+    def reset_parameters(self) -> None:
+        """Draw W, which torch's own start would warn of where it is empty."""
+        if self.weight.numel():
+            nn.init.xavier_normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe and Szegedy 2015) that takes any number of rows.
+
+    One row has no variance and none has no mean, so fewer than two rows are scaled by the running statistics, which
+    they do not move. On several devices each normalises by its own rows.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised (B, width) from (B, width)."""
+        if len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class Tower(nn.Module):
+    """h_{i+1} = dropout(relu(norm(W_i h_i + b_i))) for each hidden layer, then w · h + b if `output`.
+
+    inputs: width of h_0, perhaps 0. hidden: widths of the hidden layers, perhaps none. outputs: width of what comes
+    out. W starts Xavier-normal, b at 0.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        *,
+        output: bool = True,
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden]
+        layers = [part for size in pairwise(sizes) for part in _layer(*size, dropout, batch_norm)]
+        self.layers = nn.Sequential(*layers, *([Affine(sizes[-1], 1)] if output else []))
+        self.outputs = 1 if output else sizes[-1]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, outputs) from (B, inputs)."""
+        return self.layers(inputs)
+
+
+def _layer(inputs: int, outputs: int, dropout: float, batch_norm: bool) -> Iterator[nn.Module]:
+    yield Affine(inputs, outputs)
+    if batch_norm:
+        yield BatchNorm(outputs)
+    yield nn.ReLU()
+    if dropout:
+        yield nn.Dropout(dropout)

@@ -1,0 +1,29 @@
+"""Wide & Deep."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.tower import Hidden, Tower, widths
+from dnis_lightning.quantities import Rate
+
+
+class WideDeep(nn.Module):
+    """The deep part, w · tower(e_1 ⊕ … ⊕ e_F) + b (Cheng et al. 2016, section 3.2).
+
+    The wide part is the recommender's first-order terms, one weight a feature, without the paper's crossed features.
+
+    fields, dims: F and K. hidden: `paper` is 1024, 512, 256, `authors` 400, 400, 400.
+    """
+
+    def __init__(
+        self, fields: int, dims: int, hidden: Hidden = "paper", dropout: Rate = 0.0, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = widths(hidden, paper=[1024, 512, 256], authors=[400, 400, 400])
+        self.tower = Tower(fields * dims, sizes, dropout, batch_norm)
+
+    def forward(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from rows (B, F, K)."""
+        return self.tower(rows.flatten(1)).squeeze(-1)
