@@ -56,6 +56,14 @@ def test_the_command_line_overrides_a_profile() -> None:
     ("overrides", "says"),
     [
         (["search.fit_fresh=no"], "search.method.fit_fresh: it should be a valid boolean, got 'no'"),
+        (
+            ["model=mlp", "model.hidden=deep"],
+            "hidden: it should be 'paper' or 'authors' or should be a valid list, got 'deep'",
+        ),
+        (["model=mlp", "model.hidden=[8,0]"], "model.interaction.hidden: it should be"),
+        (["model=mlp", "model.dropout=1.0"], "model.interaction.dropout: it should be less than 1, got 1.0"),
+        (["model=xdeepfm", "model.cin_layers=[]"], "model.interaction.cin_layers: it should"),
+        (["model=dcn", "model.rank=0"], "model.interaction.rank: it should be greater than or equal to 1, got 0"),
         (["data.rows=6e3"], "data.source.rows: it should be a valid integer, got 6000.0"),
         (["trainer.max_epochs=2.0"], "trainer.max_epochs: it should be a valid integer, got 2.0"),
         (["optimizer.plateau_factor=1"], "optimizer.plateau_factor: it should be less than 1, got 1"),
@@ -121,6 +129,13 @@ AUTHORS = PAPER | {
 def test_profiles_have_the_settings_of_their_source(profile: str, expected: dict[str, object]) -> None:
     config = composed(f"profile={profile}", "data=movielens-20m", "model=mf")
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("profile", options("profile"))
+def test_towers_are_those_of_the_profiles_source(profile: str) -> None:
+    node = composed(f"profile={profile}", "model=mlp").model.interaction
+    hidden = "authors" if profile == "authors" else "paper"
+    assert (node.hidden, node.dropout, node.batch_norm) == (hidden, 0.0, False)
 
 
 @pytest.mark.parametrize(
