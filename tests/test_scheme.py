@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.scheme import LAYOUTS, Scheme
+from dnis_lightning.scheme import LAYOUTS, Scheme, coo_npz_bytes
 
 
 @pytest.fixture
@@ -73,3 +74,15 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Pa
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"cr-2\.safetensors: not a scheme"):
         Scheme.load(path)
+
+
+@pytest.mark.parametrize(("features", "dims"), [(50, 8), (300, 64), (7, 300), (5, 0)])
+def test_coo_npz_bytes_are_those_of_the_file_on_disk(features: int, dims: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(features, dims)).astype(np.float32)
+    kept = rng.random(table.shape) < 0.3
+    sparse.save_npz(tmp_path / "cut.npz", sparse.coo_matrix(np.where(kept, table, 0)), compressed=True)
+    size = (tmp_path / "cut.npz").stat().st_size
+    assert Scheme.from_dense(table, kept).coo_npz_bytes() == size
+    assert coo_npz_bytes(np.where(kept, table, 0)) == size
+    assert coo_npz_bytes(table) >= size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy import sparse
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.paths import whole_file
@@ -116,6 +118,11 @@ class Scheme:
         rows = np.ascontiguousarray(np.packbits(self.mask(), axis=1))
         return len(np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))) if rows.size else min(self.features, 1)
 
+    def coo_npz_bytes(self) -> int:
+        """Bytes of the file that the authors of DNIS measured, see `coo_npz_bytes`; entries kept at exactly 0 count."""
+        shape = (self.features, self.base_dim)
+        return _npz_bytes(sparse.coo_matrix((self.values, (self._rows(), self.positions)), shape=shape))
+
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
         arrays = {"indptr": self.indptr, "positions": self.positions, "values": self.values}
@@ -160,6 +167,20 @@ class Scheme:
             # which block, which row of it; and the dimensions of each block
             "blocks": self.features * (1 + 4) + self.patterns * -(-self.base_dim // 8),
         }[layout]
+
+
+def coo_npz_bytes(table: np.ndarray) -> int:
+    """Bytes of `scipy.sparse.save_npz`, compressed, of the entries of a table (N, K) float32 that are not 0, as COO.
+
+    This is what the authors of DNIS measured: what the paper's "Params (M)" are to be held against.
+    """
+    return _npz_bytes(sparse.coo_matrix(table))
+
+
+def _npz_bytes(matrix: sparse.coo_matrix) -> int:
+    file = io.BytesIO()
+    sparse.save_npz(file, matrix, compressed=True)
+    return file.getbuffer().nbytes
 
 
 def _index_type(base_dim: int) -> np.dtype:

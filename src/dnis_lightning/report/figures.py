@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dnis_lightning.paths import whole_file
+from dnis_lightning.report.metrics import larger_is_better
 
 DPI = 150
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#595959", "#EFEFEF"
@@ -31,7 +32,6 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys((f"boxplot.{part}props.color" for part in ("box", "whisker", "cap")), GREY),
     "boxplot.medianprops.linewidth": 1.8,
 }
-LARGER_IS_BETTER = {"auc", "recall", "mrr", "ndcg", "hit"}
 MANY_BLOCKS = 10  # more than these share a colour bar
 MANY_FEATURES = 3000  # more than these are counted in cells instead of drawn one by one
 NEVER = -0.5  # where frequency 0 stands on an axis of log10
@@ -81,7 +81,7 @@ def _mark_best(axes: Axes, metrics: pd.DataFrame, metric: str) -> None:
     seen = metrics[metrics[f"select/{metric}"].notna()]
     if len(seen):
         values = seen[f"select/{metric}"].to_numpy(float)
-        best = int(values.argmax() if metric.split("@")[0] in LARGER_IS_BETTER else values.argmin())
+        best = int(values.argmax() if larger_is_better(metric) else values.argmin())
         label = f"best: {values[best]:.4f}\n(epoch {seen['epoch'].iloc[best]})"
         axes.plot(seen["epoch"].iloc[best], values[best], "*", color=ORANGE, markersize=14, zorder=5, label=label)
 

@@ -1,0 +1,94 @@
+"""Collects finished runs into tables, figures and a page.
+
+python -m dnis_lightning.report outputs/ --to report/
+python -m dnis_lightning.report outputs/movielens-1m-mf-dnis more/result.json --to report/ --against none
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dnis_lightning.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Faults on the command line end like all others: a sentence, and 1."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m dnis_lightning.report --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after a sentence on stderr."""
+    try:
+        given = _parser().parse_args(arguments)
+        _report(given.paths, given.to, given.against)
+    except UserError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m dnis_lightning.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a folder, looked through with all below it; or a result.json",
+    )
+    parser.add_argument(
+        "--to", type=Path, default=Path("report"), metavar="FOLDER", help="where to write (default: report)"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="SEARCH",
+        help="the search whose best row the others are tested against, as in search=... of the runs (default: dnis)",
+    )
+    return parser
+
+
+def _report(paths: Sequence[Path], to: Path, against: str | None) -> None:
+    # pandas and pydantic are loaded when the command line is right
+    from dnis_lightning.report.collect import collect
+    from dnis_lightning.report.layout import READING, markdown
+    from dnis_lightning.report.settle import settle
+    from dnis_lightning.report.tables import make_tables
+    from dnis_lightning.report.write import write
+
+    collected = collect(paths)
+    for line in collected.skipped:
+        print(f"passed over: {line}", file=sys.stderr)
+    settled = settle(collected.runs)
+    _check_search(against, sorted(settled.frame["search"].unique()))
+    tables = make_tables(settled, against or "dnis")
+    page = write(to, settled, tables, collected.skipped)
+    for line in (
+        *map(markdown, tables),
+        *settled.notes,
+        "",
+        *READING,
+        "",
+        f"{page}: the page, tables and figures beside it",
+    ):
+        print(line)
+
+
+def _check_search(against: str | None, searches: Sequence[str]) -> None:
+    if against is not None and against not in searches:
+        raise UserError(f"--against {against}: no run has search={against}; there is {', '.join(searches)}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for | head
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The rows of a table: how methods, settings and cuts are called, and in which order they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from dnis_lightning.report import identity
+from dnis_lightning.report.settle import UNPRUNED
+
+_METHODS = {
+    "none": "Plain table",
+    "grid": "Grid Search",
+    "random": "Random Search",
+    "mde": "MDE",
+    "nis": "NIS",
+    "magnitude": "Network pruning",
+    "pep": "PEP",
+    "dnis": "DNIS",
+}
+_NOTHING_TO_PRUNE = {"none", "grid", "random", "mde"}  # these end with a table that is whole as it is
+
+
+def method(search: str) -> str:
+    """A search by the name it has in the paper."""
+    return _METHODS.get(search, search)
+
+
+def with_labels(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """Adds `settings`, the values by which configurations of one search differ, `narrower`, these without K, `row`, the
+    full name, and its `place`.
+
+    Equal names stand for one configuration in each model; the rows come sorted: search, settings, cut.
+    """
+    named = pd.concat([_named(part, configs) for _, part in frame.groupby("search", sort=False)])
+    ranks = {search: rank for rank, search in enumerate(sorted(named["search"].unique(), key=_rank))}
+    named = named.assign(_search=named["search"].map(ranks), _whole=named["cut"] != UNPRUNED, _kept=-named["kept"])
+    named = named.sort_values(["_search", "_settings", "_whole", "_kept", "seed"], kind="stable")
+    places = {row: place for place, row in enumerate(named["row"].drop_duplicates())}
+    return named.assign(place=named["row"].map(places)).drop(columns=["_search", "_settings", "_whole", "_kept"])
+
+
+def _rank(search: str) -> tuple[int, str]:
+    known = list(_METHODS)
+    return (known.index(search) if search in known else len(known) - 2, search)  # what is unknown: before DNIS
+
+
+def _named(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """The rows of one search."""
+    groups = [part["config"].unique() for _, part in frame.groupby(["model", "cut"], sort=False)]
+    keys = identity.telling_keys([[configs[name] for name in group] for group in groups])
+    told = [configs[name] for name in frame["config"]]
+    narrow = [key for key in keys if key != identity.WIDTH]
+    frame = frame.assign(
+        settings=[identity.settings(config, keys) for config in told],
+        narrower=[identity.settings(config, narrow) for config in told],
+        _settings=pd.Series([identity.order(config, keys) for config in told], frame.index, dtype=object),
+    )
+    frame["settings"] = _told_apart(frame)
+    return frame.assign(
+        row=[_label(*told) for told in zip(frame["search"], frame["cut"], frame["settings"], strict=True)]
+    )
+
+
+def _told_apart(frame: pd.DataFrame) -> list[str]:
+    """The settings, numbered where two configurations would otherwise look the same."""
+    seen: dict[Any, list[str]] = {}
+    told = []
+    for model, cut, settings, config in frame[["model", "cut", "settings", "config"]].itertuples(index=False):
+        same = seen.setdefault((model, cut, settings), [])
+        same.extend([config] * (config not in same))
+        number = same.index(config)
+        told.append(settings if not number else f"{settings} [{number + 1}]".strip())
+    return told
+
+
+def _label(search: str, cut: str, settings: str) -> str:
+    whole = "" if search in _NOTHING_TO_PRUNE else f" ({UNPRUNED})"
+    return ", ".join(filter(None, (f"{method(search)}{whole if cut == UNPRUNED else f' ({cut})'}", settings)))
+
+
+def in_common(configs: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """`profile = default`, `K = 64`: what all rows of a table share, of what a reader asks first."""
+    for key in (identity.PROFILE, identity.WIDTH, identity.BLOCKS):
+        if len({config.get(key) for config in configs}) == 1 and key in configs[0]:
+            yield identity.settings(configs[0], [key])

@@ -1,0 +1,180 @@
+"""The paper's tables 2 and 3 over any runs: means and spreads over seeds, and paired tests against one row.
+
+A table holds what can be compared: the same data, task, split and rows. Within it a row is a method with its settings
+and cut, and nothing is averaged but seeds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dnis_lightning.report import rows
+from dnis_lightning.report.metrics import larger_is_better, monitor
+from dnis_lightning.report.settle import USED, Settled
+
+LEAST_SEEDS = 3  # for a paired test
+DIGITS = 4  # of a metric as it is printed; what prints alike is level
+_GROUP = ["data", "task", "split", "split_seed", "rows_test", "features"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    runs: the rows of `Settled.frame` behind it, with what `rows.with_labels` adds.
+    summary: a line for each row and model, in order: `n` runs, `seeds`, means of `kept`, `bytes`, `coo_npz_bytes`,
+    `seconds`, `seconds_ratio` to the reference row, and for each metric m its `m_mean`, `m_std` (NaN for one run),
+    `m_difference` and `m_p` of the paired test, `m_mark` (best, second or empty).
+    reference: for each model the row that the others are held against; absent where there is none.
+    """
+
+    number: int
+    data: str
+    task: str
+    split: str
+    models: tuple[str, ...]
+    metrics: tuple[str, ...]
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    reference: Mapping[str, str]
+    common: tuple[str, ...]
+    against: str
+
+
+def make_tables(settled: Settled, against: str = "dnis") -> list[Table]:
+    """All tables; `against` names the search whose best row on the select split the others are held against."""
+    counting = settled.frame[settled.frame["used"] == USED]
+    groups = counting.groupby(_GROUP, dropna=False)
+    return [_table(number, part, settled, against) for number, (_, part) in enumerate(groups, 1)]
+
+
+def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str) -> Table:
+    runs = rows.with_labels(frame, settled.configs)
+    first, metrics = runs.iloc[0], metrics_of(runs)
+    reference = dict(_references(runs, against, metrics))
+    return Table(
+        number,
+        first["data"],
+        first["task"],
+        first["split"],
+        tuple(sorted(runs["model"].unique())),
+        metrics,
+        runs,
+        _summary(runs, metrics, reference),
+        reference,
+        tuple(rows.in_common([settled.configs[name] for name in runs["config"].unique()])),
+        against,
+    )
+
+
+def metrics_of(runs: pd.DataFrame) -> tuple[str, ...]:
+    """The metrics that these runs have, in order, on either split."""
+    found = [name for name in runs.columns if name.startswith(("test/", "select/")) and runs[name].notna().any()]
+    return tuple(dict.fromkeys(name.partition("/")[2] for name in found))
+
+
+def _references(runs: pd.DataFrame, against: str, metrics: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """For each model the row of a search with the best mean on select: of those with test metrics, if there are any."""
+    decisive = monitor(runs["task"].iloc[0], metrics)
+    sign = -1 if larger_is_better(decisive) else 1
+    for model, part in runs[runs["search"] == against].groupby("model"):
+        tested = part[values(part, f"test/{decisive}").notna()]
+        part = tested if len(tested) else part
+        means = (sign * values(part, f"select/{decisive}")).groupby(part["place"]).mean()
+        place = means.idxmin() if means.notna().any() else part["place"].min()
+        yield str(model), part.loc[part["place"] == place, "row"].iloc[0]
+
+
+def values(runs: pd.DataFrame, name: str) -> pd.Series:
+    """A column of floats; NaN throughout where there is none."""
+    column = runs[name] if name in runs else pd.Series(np.nan, runs.index)
+    return column.astype(float)
+
+
+def _summary(runs: pd.DataFrame, metrics: tuple[str, ...], reference: Mapping[str, str]) -> pd.DataFrame:
+    lines = []
+    for model, part in runs.groupby("model"):
+        groups = {str(row): one.set_index("seed") for row, one in part.groupby("row")}
+        against = groups.get(reference.get(str(model), ""))
+        lines += [_line(one, against, metrics) for one in groups.values()]
+    summary = pd.DataFrame(lines).sort_values(["place", "model"], ignore_index=True)
+    for metric in metrics:
+        marks = [marked(part[f"{metric}_mean"], metric) for _, part in summary.groupby("model")]
+        summary[f"{metric}_mark"] = pd.concat(marks)
+    return summary
+
+
+def _line(one: pd.DataFrame, against: pd.DataFrame | None, metrics: tuple[str, ...]) -> dict[str, Any]:
+    """One row of one model: its runs, by seed."""
+    told = (
+        "data",
+        "task",
+        "split",
+        "model",
+        "search",
+        "cut",
+        "settings",
+        "narrower",
+        "base",
+        "base_dim",
+        "row",
+        "place",
+    )
+    line = {key: one[key].iloc[0] for key in told}
+    line |= {"method": rows.method(line["search"]), "n": len(one), "seeds": " ".join(map(str, sorted(one.index)))}
+    line["single_trials"] = bool(one["trial"].notna().any())
+    sizes = ("kept", "bytes", "coo_npz_bytes", "seconds")
+    line |= {name: values(one, name).mean(skipna=False) for name in sizes}
+    line["seconds_ratio"] = np.nan if against is None else line["seconds"] / values(against, "seconds").mean()
+    for metric in metrics:
+        line |= _metric_columns(one, against, metric)
+    return line
+
+
+def _metric_columns(one: pd.DataFrame, against: pd.DataFrame | None, metric: str) -> dict[str, float]:
+    """Mean and spread of the test metric; NaN where a run has none, so that a diverged run is not left out."""
+    test = values(one, f"test/{metric}")
+    other = test.iloc[:0] if against is None else values(against, f"test/{metric}")
+    difference, p = paired(test, other)
+    select = values(one, f"select/{metric}").mean(skipna=False)
+    return {
+        f"{metric}_mean": test.mean(skipna=False),
+        f"{metric}_std": test.std(ddof=1, skipna=False),
+        f"{metric}_difference": difference,
+        f"{metric}_p": p,
+        f"{metric}_select_mean": select,
+    }
+
+
+def paired(ours: pd.Series, theirs: pd.Series) -> tuple[float, float]:
+    """Mean of ours − theirs over their common seeds (the index), and p of the two-sided paired t-test.
+
+    NaN for both with fewer than `LEAST_SEEDS` common seeds; NaN for p where all differences are the same.
+    """
+    from scipy.stats import ttest_rel  # takes longer to load than everything else that starts the command
+
+    a, b = ours.align(theirs, join="inner")
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    if len(a) < LEAST_SEEDS:
+        return np.nan, np.nan
+    difference = (a - b).to_numpy()
+    if np.ptp(difference) <= 1e-12 * np.abs(a).max():
+        return float(difference.mean()), np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # differences that are nearly the same
+        return float(difference.mean()), float(ttest_rel(a, b).pvalue)
+
+
+def marked(means: pd.Series, metric: str) -> pd.Series:
+    """`best` and `second` by the values as printed: what prints alike is marked alike."""
+    printed = means.round(DIGITS)
+    levels = sorted(printed[np.isfinite(printed)].unique(), reverse=larger_is_better(metric))
+    names = dict(zip(levels, ("best", "second"), strict=False))
+    return printed.map(names).fillna("").astype(str)
