@@ -28,8 +28,8 @@ def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figu
     `bytes`, and for each metric m `m_mean` and `m_std`; lines without a mean are left out, a NaN spread has no bar.
     Tables of 0 bytes stand left of a dotted line. Returns a figure.
     """
-    figure = Figure(figsize=(8, 0.9 + 3.6 * len(metrics)), layout="constrained")
     series = list(dict.fromkeys(points["series"]))
+    figure = Figure(figsize=(8, 0.7 + 3.4 * len(metrics) + 0.2 * (1 + len(series) // 2)), layout="constrained")
     place = _places(points["bytes"].to_numpy(float))
     for axes, metric in zip(figure.subplots(len(metrics), squeeze=False, sharex=True)[:, 0], metrics, strict=True):
         seen = points.assign(place=place)[np.isfinite(points[f"{metric}_mean"])]
@@ -41,7 +41,7 @@ def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figu
     _label_bytes(axes, points["bytes"].to_numpy(float))
     handles, labels = _legend(figure.axes)
     figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=9)
-    figure.suptitle(heading, x=0.02, ha="left", fontsize=12)
+    figure.suptitle(f"{heading}, mean ± standard deviation over seeds", x=0.02, ha="left", fontsize=12)
     return figure
 
 

@@ -12,13 +12,12 @@ from dnis_lightning.report.collect import Result, Run
 Flat = Mapping[str, str]
 """Dotted keys of a configuration, and their values as JSON."""
 
-PROFILE, WIDTH, BLOCKS = "profile", "search.base_dim", "search.blocks"
+PROFILE, WIDTH, BLOCKS, PRUNE = "profile", "search.base_dim", "search.blocks", "prune."
 # where and how things are kept and reported; these change no figure
-_ANYWHERE = {"resume", "output_dir", "root", "cache", "threads", "progress", "checkpoint_every_n_steps"}
+_ANYWHERE = {"resume", "output_dir", "root", "cache", "threads", "progress", "checkpoint_every_n_steps", "mirrors"}
 _TOP = {"seed", "logger", "hydra"}
 _DEFAULTS = ("data.default_", "data.authors_")  # stand in other keys already, wherever something reads them
 _ASKED = {"search.trial", "search.rates", "search.budget", "prune.thresholds"}  # which trial, and which cuts, to make
-_PRUNE = "prune."
 _PLUMBING = (".method.", ".source.", ".node.", ".interaction.", "features", "fields", "rows.")
 _TELLING = (PROFILE, WIDTH, "model.l2", BLOCKS, "search.blocking", "optimizer.lr", "model.l2_bias")
 _SHORT = {WIDTH: "K", BLOCKS: "L"}
@@ -32,7 +31,12 @@ def identity(run: Run) -> dict[str, str]:
 
 def without_pruning(config: Flat) -> dict[str, str]:
     """The part of an identity that an unpruned model depends on."""
-    return {key: value for key, value in config.items() if not key.startswith(_PRUNE)}
+    return {key: value for key, value in config.items() if not key.startswith(PRUNE)}
+
+
+def without_model(config: Flat) -> dict[str, str]:
+    """The part of an identity that does not depend on which model it is of."""
+    return {key: value for key, value in config.items() if not key.startswith("model.")}
 
 
 def name(config: Flat) -> str:
@@ -69,7 +73,7 @@ def settings(config: Flat, keys: Sequence[str]) -> str:
     shown = {
         key: _SHORT.get(key, leaf if leaves.count(leaf) == 1 else key) for key, leaf in zip(keys, leaves, strict=True)
     }
-    told = (_setting(shown[key], config.get(key)) for key in keys if key in config or not key.startswith(_PRUNE))
+    told = (_setting(shown[key], config.get(key)) for key in keys if key in config or not key.startswith(PRUNE))
     return ", ".join(told)
 
 

@@ -80,7 +80,7 @@ def _number(value: float, form: str = f".{DIGITS}f") -> str:
 def mib(size: float) -> str:
     """Bytes in MiB."""
     value = size / 2**20
-    return "0" if value == 0 else _number(value, ".2f" if value >= 0.1 else ".3f" if value >= 0.001 else ".1e")
+    return "0" if value == 0 else _number(value, ".2f" if value >= 0.1 else ".3f" if value >= 0.001 else ".5f")
 
 
 def duration(seconds: float) -> str:
@@ -133,8 +133,9 @@ def _reference(table: Table) -> Iterator[str]:
     if not table.reference:
         yield f"Nothing is tested against search={table.against}: it has no run here."
         return
-    one = len(table.models) == 1
-    named = "; ".join(row if one else f"{row} for {model_title(model)}" for model, row in table.reference.items())
+    one = len(set(table.reference.values())) == 1
+    told = {model: row if one else f"{row} for {model_title(model)}" for model, row in table.reference.items()}
+    named = ", ".join(dict.fromkeys(told.values()))
     yield f"Reference row: {named}; of the rows of search={table.against} it is the best on select."
 
 
@@ -168,7 +169,7 @@ def _on_absence(table: Table) -> Iterator[str]:
 def _on_machines(table: Table) -> Iterator[str]:
     machines: Any = table.runs["device"].unique()
     if len(machines) > 1:
-        told = "; ".join("{} with {} threads and {} processes".format(*one.rsplit(" ", 2)) for one in machines)
+        told = "; ".join("{} (threads: {}, processes: {})".format(*one.rsplit(" ", 2)) for one in machines)
         yield f"Times come from different machines and cannot be compared as they stand: {told}."
 
 

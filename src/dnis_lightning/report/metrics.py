@@ -34,6 +34,12 @@ def title(metric: str) -> str:
     return _NAMES.get(name, name) + (f"@{at}" if at else "")
 
 
+def model_rank(model: str) -> tuple[int, str]:
+    """Sorts models as the paper's tables have them; others follow by name."""
+    known = list(_MODELS)
+    return (known.index(model) if model in known else len(known), model)
+
+
 def model_title(model: str) -> str:
     """A model as the paper writes it."""
     return _MODELS.get(model, model)

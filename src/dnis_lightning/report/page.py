@@ -30,14 +30,15 @@ table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-va
   width: 100%; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; } thead th { background: var(--head); font-weight: 600; }
-thead tr:first-child th { text-align: center; } .first { border-left: 1px solid var(--line); }
+thead tr:first-child .model { text-align: center; } .first { border-left: 1px solid var(--line); }
 tbody th, thead th.method { text-align: left; font-weight: 500; position: sticky; left: 0; background: var(--page);
-  z-index: 1; white-space: normal; min-width: 9rem; } thead th.method { background: var(--head); }
+  z-index: 1; white-space: normal; min-width: 15rem; } thead th.method { background: var(--head); }
 tbody tr:hover > * { background: var(--head); } u { text-underline-offset: .2em; } b { font-weight: 700; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 6px; }
-@media (max-width: 40rem) { tbody th, thead th.method { min-width: 7rem; max-width: 9rem; } }
-@media print { .wide { overflow: visible; } }
+@media (max-width: 40rem) { tbody th, thead th.method { min-width: 7rem; max-width: 9rem; font-size: .8rem; } }
+@page { size: landscape; margin: 1cm; }
+@media print { .wide { overflow: visible; border: 0; } table { font-size: .7rem; } tbody th { position: static; } }
 """
 
 
@@ -76,7 +77,7 @@ def _head() -> Iterator[str]:
 def _summary(tables: Sequence[Table]) -> str:
     runs = len({path for table in tables for path in table.runs["path"]})
     data = ", ".join(dict.fromkeys(table.data for table in tables))
-    return f"{runs} run{'s' * (runs != 1)} on {data}. dnis-lightning {__version__}."
+    return f"What {runs} run{'s' * (runs != 1)} found on {data}. Made by dnis-lightning {__version__}."
 
 
 def _contents(tables: Sequence[Table], pictures: Sequence[tuple[Picture, Path]], skipped: bool) -> Iterator[str]:
@@ -92,12 +93,13 @@ def _contents(tables: Sequence[Table], pictures: Sequence[tuple[Picture, Path]],
 def _table(table: Table) -> Iterator[str]:
     plan = layout.grid(table)
     yield f'<section id="table-{table.number}">\n<h2>{escape(layout.heading(table))}</h2>'
-    yield f'<p>{escape(layout.caption(table))} <a href="#reading">How to read it</a></p>'
+    yield f'<p>{escape(layout.caption(table))} <a href="#reading">How&nbsp;to&nbsp;read&nbsp;it</a></p>'
     yield '<div class="wide" tabindex="0"><table>'
     yield from _heads(plan)
     yield "<tbody>"
     for label, cells in plan.rows:
-        yield f'<tr><th scope="row">{escape(label)}</th>{"".join(_cells(cells, len(plan.columns)))}</tr>'
+        name = escape(label).replace(" = ", "&nbsp;=&nbsp;")
+        yield f'<tr><th scope="row">{name}</th>{"".join(_cells(cells, len(plan.columns)))}</tr>'
     yield "</tbody></table></div>"
     yield from (f'<p class="soft">{escape(note)}</p>' for note in layout.footnotes(table))
     yield "</section>"
@@ -106,7 +108,9 @@ def _table(table: Table) -> Iterator[str]:
 def _heads(plan: Grid) -> Iterator[str]:
     """Models over their columns, as in the paper."""
     width = len(plan.columns)
-    models = (f'<th class="first" scope="colgroup" colspan="{width}">{escape(model)}</th>' for model in plan.models)
+    models = (
+        f'<th class="first model" scope="colgroup" colspan="{width}">{escape(model)}</th>' for model in plan.models
+    )
     columns = "".join(f'<th{_edge(place)} scope="col">{escape(name)}</th>' for place, name in enumerate(plan.columns))
     yield f'<thead><tr><th class="method" scope="col" rowspan="2">Method</th>{"".join(models)}</tr>'
     yield f"<tr>{columns * len(plan.models)}</tr></thead>"
@@ -133,9 +137,9 @@ def _picture(number: int, picture: Picture, path: Path) -> Iterator[str]:
     yield f'<section id="figure-{number}">\n<h2>{escape(_named(number, picture))}</h2>\n<figure>'
     yield f'<img alt="{escape(picture.heading)}" src="data:image/png;base64,{inside}">'
     yield (
-        f"<figcaption>The rows of table{'s' * (len(picture.numbers) > 1)} {of}. Lines join the cuts of one model, "
-        "or the widths of one method. The grey steps run through the points that none of the same size or smaller beats; "
-        "these are named.</figcaption>\n</figure>\n</section>"
+        f"<figcaption>The rows of table{'s' * (len(picture.numbers) > 1)} {of}: means over seeds, bars ± standard "
+        "deviation. Lines join the cuts of one model, or the widths of one method. The grey steps run through the "
+        "points that none as small or smaller beats; these are named.</figcaption>\n</figure>\n</section>"
     )
 
 

@@ -30,7 +30,7 @@ class Picture:
     @property
     def heading(self) -> str:
         """What is drawn."""
-        return f"{self.data}, {model_title(self.model)}, test against size: mean ± standard deviation over seeds"
+        return f"{self.data}, {model_title(self.model)}: test metrics against size"
 
 
 def pictures(tables: Sequence[Table]) -> list[Picture]:

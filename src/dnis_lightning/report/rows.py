@@ -37,31 +37,46 @@ def with_labels(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -
     named = pd.concat([_named(part, configs) for _, part in frame.groupby("search", sort=False)])
     ranks = {search: rank for rank, search in enumerate(sorted(named["search"].unique(), key=_rank))}
     named = named.assign(_search=named["search"].map(ranks), _whole=named["cut"] != UNPRUNED, _kept=-named["kept"])
-    named = named.sort_values(["_search", "_settings", "_whole", "_kept", "seed"], kind="stable")
+    named = named.sort_values(["_search", "_settings", "_whole", "_kept", "_pruning", "seed"], kind="stable")
     places = {row: place for place, row in enumerate(named["row"].drop_duplicates())}
-    return named.assign(place=named["row"].map(places)).drop(columns=["_search", "_settings", "_whole", "_kept"])
+    return named.assign(place=named["row"].map(places)).drop(
+        columns=[name for name in named if str(name).startswith("_")]
+    )
 
 
-def _rank(search: str) -> tuple[int, str]:
+def _rank(search: str) -> tuple[float, str]:
+    """The paper's order; what it does not know stands before DNIS."""
     known = list(_METHODS)
-    return (known.index(search) if search in known else len(known) - 2, search)  # what is unknown: before DNIS
+    return (known.index(search) if search in known else known.index("dnis") - 0.5, search)
 
 
 def _named(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """The rows of one search."""
-    groups = [part["config"].unique() for _, part in frame.groupby(["model", "cut"], sort=False)]
-    keys = identity.telling_keys([[configs[name] for name in group] for group in groups])
+    keys = identity.telling_keys(_to_tell_apart(frame, configs))
     told = [configs[name] for name in frame["config"]]
     narrow = [key for key in keys if key != identity.WIDTH]
     frame = frame.assign(
         settings=[identity.settings(config, keys) for config in told],
         narrower=[identity.settings(config, narrow) for config in told],
-        _settings=pd.Series([identity.order(config, keys) for config in told], frame.index, dtype=object),
+        _settings=_ordered(frame, told, [key for key in keys if not key.startswith(identity.PRUNE)]),
+        _pruning=_ordered(frame, told, [key for key in keys if key.startswith(identity.PRUNE)]),
     )
     frame["settings"] = _told_apart(frame)
     return frame.assign(
         row=[_label(*told) for told in zip(frame["search"], frame["cut"], frame["settings"], strict=True)]
     )
+
+
+def _to_tell_apart(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> Iterator[list[Mapping[str, str]]]:
+    """Groups whose configurations need names of their own: each model's, and what different models were trained by."""
+    for _, part in frame.groupby(["model", "cut"], sort=False):
+        yield [configs[name] for name in part["config"].unique()]
+    for _, part in frame.groupby("cut", sort=False):
+        yield [identity.without_model(configs[name]) for name in part["config"].unique()]
+
+
+def _ordered(frame: pd.DataFrame, configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.Series:
+    return pd.Series([identity.order(config, keys) for config in configs], frame.index, dtype=object)
 
 
 def _told_apart(frame: pd.DataFrame) -> list[str]:

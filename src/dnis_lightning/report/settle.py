@@ -125,7 +125,7 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
         "trial_name": result.trials[0].get("name", "") if result.trial is not None and result.trials else "",
         "jobs": max(len(entry.jobs), 1),
         "seconds_of_job": result.seconds.total,
-        "device": " ".join(str(result.environment.get(key, "?")) for key in ("device", "threads", "processes")),
+        "device": " ".join(str(result.environment.get(key, "unknown")) for key in ("device", "threads", "processes")),
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.report import rows
-from dnis_lightning.report.metrics import larger_is_better, monitor
+from dnis_lightning.report.metrics import larger_is_better, model_rank, monitor
 from dnis_lightning.report.settle import USED, Settled
 
 LEAST_SEEDS = 3  # for a paired test
@@ -63,7 +63,7 @@ def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str) -> 
         first["data"],
         first["task"],
         first["split"],
-        tuple(sorted(runs["model"].unique())),
+        tuple(sorted(runs["model"].unique(), key=model_rank)),
         metrics,
         runs,
         _summary(runs, metrics, reference),
@@ -177,4 +177,4 @@ def marked(means: pd.Series, metric: str) -> pd.Series:
     printed = means.round(DIGITS)
     levels = sorted(printed[np.isfinite(printed)].unique(), reverse=larger_is_better(metric))
     names = dict(zip(levels, ("best", "second"), strict=False))
-    return printed.map(names).fillna("").astype(str)
+    return pd.Series([names.get(value, "") for value in printed], means.index)

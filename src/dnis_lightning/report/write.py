@@ -46,9 +46,9 @@ def write(folder: Path, settled: Settled, tables: Sequence[Table], skipped: Sequ
 
 def runs(settled: Settled) -> pd.DataFrame:
     """A line for each run and cut, raw, counting or not, with all keys of its configuration."""
-    told = [_readable(settled.configs[name]) for name in settled.frame["config"]]
+    told = [_keys(settled.configs[name]) for name in settled.frame["config"]]
     keys = pd.DataFrame(told, index=settled.frame.index).sort_index(axis=1)
-    return pd.concat([settled.frame.drop(columns="base"), keys.drop(columns="profile")], axis=1)
+    return pd.concat([settled.frame.drop(columns="base"), keys], axis=1)
 
 
 def tidy(table: Table) -> pd.DataFrame:
@@ -56,8 +56,10 @@ def tidy(table: Table) -> pd.DataFrame:
     return table.summary.drop(columns=_HELPERS)
 
 
-def _readable(config: Mapping[str, str]) -> dict[str, str]:
-    return {key: str(json.loads(value)) if value.startswith('"') else value for key, value in config.items()}
+def _keys(config: Mapping[str, str]) -> dict[str, str]:
+    """The keys of a configuration that a run's own columns do not have, strings without their quotes."""
+    more = {key: value for key, value in config.items() if "." in key and not key.startswith("rows.")}
+    return {key: str(json.loads(value)) if value.startswith('"') else value for key, value in more.items()}
 
 
 def _tables(tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
