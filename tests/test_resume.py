@@ -114,6 +114,29 @@ def test_two_processes_do_not_go_on_in_one_run(tmp_path: Path) -> None:
     result_of(dnis(tmp_path, f"resume={folder}"))
 
 
+STEPWISE = {
+    "iterative": (r"round-2/cr:4: epoch", ("search=magnitude", "prune.rounds=3", "prune.round_epochs=3")),
+    "gradual": (r"gradual/cr:4: epoch 1[3-9]:", ("search=magnitude", "prune.gradual_epochs=6")),
+    "thresholds": (r"thresholds/cr:4: epoch", ("search=pep", "prune.threshold_epochs=5")),
+    "retraining": (r"fine_tune/cr:2: epoch 1[0-9]:", ("search=pep", "prune.threshold_epochs=5")),
+}
+
+
+@pytest.mark.parametrize("killed", list(STEPWISE))
+def test_cuts_in_several_steps_go_on_where_they_were(killed: str, tmp_path: Path) -> None:
+    moment, method = STEPWISE[killed]
+    schedule = () if "search=pep" in method else (f"prune.schedule={killed}",)
+    tiny = [one for one in TINY_DNIS if not one.startswith(("search.search", "search.least", "trainer.max"))]
+    arguments = (*tiny, *method, *schedule, "trainer.max_epochs=6", EVERY_STEPS)
+    folder, unbroken = result_of(dnis(tmp_path, *arguments))
+    folder.rename(tmp_path / "away")
+    again = kill_when(tmp_path, moment, arguments)
+    resumed, result = result_of(dnis(tmp_path, *arguments, "resume=auto"))
+    assert resumed == again
+    assert figures_of(result) == figures_of(unbroken)
+    assert curves_of(again) == curves_of(tmp_path / "away")
+
+
 TWO_WIDTHS = """
 from dnis_lightning.search.trial import Phase, Stopping, Trial
 

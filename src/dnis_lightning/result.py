@@ -72,6 +72,7 @@ def scheme_size(scheme: Scheme, whole: int) -> dict[str, Any]:
         "dtype": "fp32",
         "projections": sum(matrix.size for matrix in scheme.projections.values()),
         "coo_bytes": scheme.bytes("coo"),
+        "coo_npz_bytes": scheme.coo_npz_bytes(),
     }
 
 

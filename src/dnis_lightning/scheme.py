@@ -119,9 +119,14 @@ class Scheme:
         return len(np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))) if rows.size else min(self.features, 1)
 
     def coo_npz_bytes(self) -> int:
-        """Bytes of the file that the authors of DNIS measured, see `coo_npz_bytes`; entries kept at exactly 0 count."""
-        shape = (self.features, self.base_dim)
-        return _npz_bytes(sparse.coo_matrix((self.values, (self._rows(), self.positions)), shape=shape))
+        """Bytes of the table as `scipy.sparse.save_npz` writes it, compressed, in COO.
+
+        This is what the authors of DNIS measured: what the paper's "Params (M)" are to be held against.
+        """
+        file, places = io.BytesIO(), (self._rows(), self.positions)
+        matrix = sparse.coo_matrix((self.values, places), shape=(self.features, self.base_dim))
+        sparse.save_npz(file, matrix, compressed=True)
+        return file.getbuffer().nbytes
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
@@ -167,20 +172,6 @@ class Scheme:
             # which block, which row of it; and the dimensions of each block
             "blocks": self.features * (1 + 4) + self.patterns * -(-self.base_dim // 8),
         }[layout]
-
-
-def coo_npz_bytes(table: np.ndarray) -> int:
-    """Bytes of `scipy.sparse.save_npz`, compressed, of the entries of a table (N, K) float32 that are not 0, as COO.
-
-    This is what the authors of DNIS measured: what the paper's "Params (M)" are to be held against.
-    """
-    return _npz_bytes(sparse.coo_matrix(table))
-
-
-def _npz_bytes(matrix: sparse.coo_matrix) -> int:
-    file = io.BytesIO()
-    sparse.save_npz(file, matrix, compressed=True)
-    return file.getbuffer().nbytes
 
 
 def _index_type(base_dim: int) -> np.dtype:

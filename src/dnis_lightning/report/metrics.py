@@ -14,6 +14,9 @@ _MODELS = {
     "fm": "FM",
     "wide_deep": "Wide&Deep",
     "deepfm": "DeepFM",
+    "dcn": "DCN-v2",
+    "xdeepfm": "xDeepFM",
+    "autoint": "AutoInt",
 }
 
 
