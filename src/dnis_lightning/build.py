@@ -136,7 +136,12 @@ def _schedule(settings: Settings) -> Schedule:
     if chosen.schedule == "thresholds":
         retrain = Stopping(settings.trainer.max_epochs, patience)
         return LearnedThresholds(
-            chosen.threshold_epochs, chosen.threshold_start, chosen.threshold_lr, chosen.threshold_per, retrain
+            epochs=chosen.threshold_epochs,
+            start=chosen.threshold_start,
+            lr=chosen.threshold_lr,
+            granularity=chosen.threshold_per,
+            decay=chosen.threshold_decay,
+            retrain=retrain,
         )
     return OneShot(finetune)
 

@@ -175,7 +175,13 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     inside = tuple(f"{path}." for path, _ in _nodes(raw))
     groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
     for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
-        if key in read or key.startswith(inside) or key in groups or key in ("profile", "experiment") or key.startswith("hydra"):
+        if (
+            key in read
+            or key.startswith(inside)
+            or key in groups
+            or key in ("profile", "experiment")
+            or key.startswith("hydra")
+        ):
             continue
         group = key.split(".")[0]
         name = groups.get(group, {}).get("name")

@@ -72,6 +72,7 @@ class PruneSettings(_Group):
     threshold_epochs: Count
     threshold_start: Finite
     threshold_lr: Positive
+    threshold_decay: NonNegative
     threshold_per: Literal["table", "dimension", "feature", "element"]
 
 

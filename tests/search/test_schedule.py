@@ -34,7 +34,7 @@ def test_the_mask_closes_by_a_cubic() -> None:
 
 
 def test_thresholds_are_learned_from_the_start_and_so_is_what_they_leave() -> None:
-    learning, last = LearnedThresholds(7, -8.0, 1.0, "element", LONG).steps(1000, 200)
+    learning, last = LearnedThresholds(7, -8.0, 1.0, "element", 1e-6, LONG).steps(1000, 200)
     assert learning.fresh
     assert last.fresh
     assert (learning.phase.thresholds.kept, learning.phase.stopping.max_epochs) == (200, 7)
@@ -43,7 +43,7 @@ def test_thresholds_are_learned_from_the_start_and_so_is_what_they_leave() -> No
 
 
 @pytest.mark.parametrize(
-    "schedule", [OneShot(LONG), Iterative(3, SHORT), Gradual(2), LearnedThresholds(1, -8, 1, "table", LONG)]
+    "schedule", [OneShot(LONG), Iterative(3, SHORT), Gradual(2), LearnedThresholds(1, -8, 1, "table", 0, LONG)]
 )
 def test_every_schedule_ends_with_what_was_asked_for(schedule) -> None:
     assert schedule.steps(50, 7)[-1].kept == 7

@@ -80,18 +80,19 @@ class LearnedThresholds:
     """PEP (Liu et al. 2021): thresholds learned with the weights, from the initial values of both, until few enough
     entries are left; then these are trained from their initial values.
 
-    epochs: at most, of the first part; start, lr, granularity: see `ThresholdStep`; retrain: the second part.
+    epochs: at most, of the first part; start, lr, granularity, decay: see `ThresholdStep`; retrain: the second part.
     """
 
     epochs: int
     start: float
     lr: float
     granularity: Granularity
+    decay: float
     retrain: Stopping
 
     def steps(self, start: int, kept: int) -> list[CutStep]:
         """The search for thresholds, and the second training."""
-        step = ThresholdStep(kept, self.start, self.lr, self.granularity)
+        step = ThresholdStep(kept, self.start, self.lr, self.granularity, self.decay)
         training = Stopping(self.epochs, self.epochs, best=False)
         learning = Phase("thresholds", "train+search", training, thresholds=step, plateau=False)
         return [CutStep("thresholds", None, learning, fresh=True), _last(kept, self.retrain, fresh=True)]

@@ -50,12 +50,15 @@ class ThresholdStep:
     """Thresholds learned with the weights until `kept` entries or fewer are left (Liu et al. 2021).
 
     start: of s; lr: the step of s, spread over one epoch; granularity: see `SoftThreshold`.
+    decay: added times s to the gradient of s. It is what raises thresholds: where the weights are at rest, the loss has
+    no gradient left for s, either (Kusupati et al. 2020, whose reparametrisation this is).
     """
 
     kept: int
     start: float
     lr: float
     granularity: Granularity
+    decay: float
 
 
 @dataclass(frozen=True)

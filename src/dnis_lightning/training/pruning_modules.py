@@ -70,8 +70,8 @@ class ThresholdModule(FitModule):
     def configure_optimizers(self) -> Any:
         """One optimizer for Θ and s, with a learning rate for each."""
         weights = [p for p in self.recommender.parameters() if p.requires_grad and p is not self.selection.s]
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": [self.selection.s], "lr": self.lr}]
-        return self._with_schedule(self.step.optimizer(groups))
+        of_s: dict[str, Any] = {"params": [self.selection.s], "lr": self.lr, "weight_decay": self.thresholds.decay}
+        return self._with_schedule(self.step.optimizer([{"params": weights}, of_s]))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step on Θ and s; now and then a count of what is left."""
