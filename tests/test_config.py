@@ -9,9 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from dnis_lightning.blueprint import construct
 from dnis_lightning.config import check_config, fingerprint
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.paths import config_dir
+from dnis_lightning.search.trial import SearchMethod
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -179,3 +181,69 @@ def test_a_users_folder_adds_options_and_is_checked_like_ours(tmp_path: Path) ->
     message = str(raised.value)
     assert "search.method.patiense: Uniform takes no such argument, only max_epochs, patience" in message
     assert "search.method.max_epochs: Uniform needs it" in message
+
+
+TABLES = {
+    "table2": ("movielens-20m", {"mf", "mlp", "neumf"}, 10, [2, 2.5]),
+    "table3": ("criteo", {"fm", "wide_deep", "deepfm"}, 6, [20, 30]),
+}
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_the_papers_tables_have_its_settings(table: str) -> None:
+    data, models, blocks, rates = TABLES[table]
+    sweep = swept(table)
+    assert set(sweep["model"].split(",")) == models
+    assert set(sweep["search"].split(",")) == {"grid", "random", "mde", "dnis"}
+    for model, search in product(sorted(models), sweep["search"].split(",")):
+        config = composed(f"experiment={table}", f"model={model}", f"search={search}")
+        settings = check_config(config)
+        assert (settings.data.name, settings.profile, settings.data.split) == (data, "paper", "paper")
+        assert (settings.search.base_dim, settings.search.blocks, settings.data.batch_size) == (64, blocks, 4096)
+        assert settings.search.rates == (rates if search == "dnis" else [])
+        assert settings.optimizer.lr == settings.optimizer.node["lr"] == 1e-3
+        assert settings.optimizer.node["_target_"] == "torch.optim.Adam"
+    gates = check_config(composed(f"experiment={table}", "search=dnis")).search.method
+    assert (gates["gates_lr"], gates["gates_optimizer"], gates["gates_lr_per"]) == (1e-2, "adam", "step")
+    methods = [
+        build_method(composed(f"experiment={table}", f"search={search}")) for search in ("grid", "random", "mde")
+    ]
+    assert [method.trial_count for method in methods] == [16, 16, 16]
+    assert list(methods[0].widths) == list(range(4, 65, 4))
+
+
+@pytest.mark.parametrize("table", ["table2-small", "table3-small"])
+def test_the_small_tables_are_smaller_only(table: str) -> None:
+    big, small = swept(table.removesuffix("-small")), swept(table)
+    assert small["model"] == big["model"]
+    assert set(big["search"].split(",")) | {"magnitude"} == set(small["search"].split(","))
+    whole, part = composed(f"experiment={table.removesuffix('-small')}"), composed(f"experiment={table}")
+    for key in ("search.base_dim", "search.blocks", "search.rates", "data.batch_size", "data.task"):
+        assert OmegaConf.select(part, key) == OmegaConf.select(whole, key)
+
+
+def swept(experiment: str) -> dict[str, str]:
+    """What an experiment sweeps over."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    return OmegaConf.to_container(config.hydra.sweeper.params)
+
+
+def build_method(config: DictConfig) -> SearchMethod:
+    return construct(check_config(config).search.method)
+
+
+def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
+    told = {model: composed("data=movielens-1m", f"model={model}").model.l2 for model in ("mf", "mlp", "neumf", "fm")}
+    config = composed("data=movielens-1m")
+    assert told == {"mf": config.data.default_l2, "fm": config.data.default_l2, **config.data.l2_of}
+    assert composed("data=movielens-1m", "model=mlp", "profile=paper").model.l2 == 0
+    assert composed("data=movielens-1m", "model=mlp", "model.l2=0.5").model.l2 == 0.5
+
+
+def test_network_pruning_is_iterative_but_for_the_authors() -> None:
+    schedules = {p: composed("search=magnitude", f"profile={p}").prune.schedule for p in options("profile")}
+    assert schedules == {"default": "iterative", "paper": "iterative", "authors": "one_shot"}
+    assert composed("search=pep", "profile=authors").prune.schedule == "thresholds"
+    projected = {p: composed("search=mde", f"profile={p}").search.method.projected for p in options("profile")}
+    assert projected == {"default": True, "paper": True, "authors": False}
