@@ -72,6 +72,17 @@ def test_a_killed_run_ends_as_an_unbroken_one(moment: str, unbroken, tmp_path: P
     assert curves_of(folder) == curves_of(unbroken[0])
 
 
+@pytest.mark.parametrize("moment", ["search: epoch 9:", "warm_start: 6 epochs"])
+def test_dropout_and_batch_statistics_go_on(moment: str, tmp_path: Path) -> None:
+    arguments = (*LONGER, EVERY_STEPS, "model=mlp", "model.dropout=0.3", "model.batch_norm=true")
+    folder, unbroken = result_of(dnis(tmp_path, *arguments))
+    folder.rename(tmp_path / "away")
+    killed = kill_when(tmp_path, re.escape(moment), arguments)
+    _, result = result_of(dnis(tmp_path, *arguments, "resume=auto"))
+    assert figures_of(result) == figures_of(unbroken)
+    assert curves_of(killed) == curves_of(tmp_path / "away")
+
+
 def test_a_run_can_be_named(unbroken, tmp_path: Path) -> None:
     folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
     _, result = result_of(dnis(tmp_path, f"resume={folder}"))

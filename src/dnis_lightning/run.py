@@ -223,16 +223,17 @@ class Run:
     def _write(self, told: dict[str, Any], model: Recommender) -> None:
         names = [cut["budget"] for cut in told["pruned"]]
         dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
-        uncut = model.scheme().dims_per_feature
-        self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims or {"": uncut}))
+        uncut = {"unpruned": model.scheme().dims_per_feature}
+        self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims or uncut))
         draw(
             self.folder.figures,
             self.journal.history,
             self.task.monitor,
+            told["trials"],
             model.gates,
-            dims,
+            (uncut if self.blueprint.block_dims else {}) | dims,
             self.prepared.vocabulary.frequency,
-            self.blueprint.dims,
+            model.table.kept().shape[1],
         )
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)

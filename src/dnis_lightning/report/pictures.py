@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import pandas as pd
 import torch
 
 import dnis_lightning.report.figures as figures
+from dnis_lightning.report.trials import trials
 
 
 def draw(
     folder: Path,
     history: Mapping[str, Any],
     metric: str,
+    told: Sequence[Mapping[str, Any]],
     gates: torch.Tensor | None,
     dims: Mapping[str, np.ndarray],
     frequency: np.ndarray,
@@ -24,13 +26,16 @@ def draw(
 ) -> None:
     """Write learning curves, gates over time and at the end (figure 3a), and dims against frequency (figure 3b) as PNG.
 
-    history: `rows`, `gates` (each (L, K)) and `gate_epochs` of `History`. dims: (N,) for each budget; frequency (N,).
+    history: `rows`, `gates` (each (L, K)) and `gate_epochs` of `History`. told: the trials, which have a picture where
+    there are several. dims: (N,) for each table; frequency (N,).
     """
     rows = pd.DataFrame(history["rows"])
     rows["phase"] = [
         phase.split("/")[-1] if "/search" in phase or "/" not in phase else phase for phase in rows["phase"]
     ]
     figures.save(figures.learning_curves(rows, metric), folder / "learning_curves.png")
+    if len(told) > 1:
+        figures.save(trials(told, metric), folder / "trials.png")
     if gates is not None and gates.numel():
         figures.save(figures.gates_distribution(gates.detach().numpy()), folder / "gates.png")
     if len(history["gates"]) and history["gates"][0].numel():

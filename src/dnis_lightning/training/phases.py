@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from dnis_lightning.data.prepare import Prepared
@@ -88,6 +89,7 @@ class PhaseRunner:
         history = History(name, self.journal.history, self.on_row)
         trainer = self._trainer(phase, [best, history])
         resumes = self.journal.begin(name)
+        torch.manual_seed(self._seed_of(name))  # dropout, too, does not depend on what a kill has cut short
         model.train()
         data = self._data(name, phase)
         module = self._module(phase, model, data)
@@ -130,11 +132,15 @@ class PhaseRunner:
         return SplitsDataModule(
             self.prepared,
             batch_size=self.batch_size,
-            seed=(self.seed + zlib.crc32(name.encode())) % 2**32,  # each step has an order of rows of its own
+            seed=self._seed_of(name),
             rows=phase.rows,
             paired=gate_step is not None,
             shortest=gate_step is not None and gate_step.shortest,
         )
+
+    def _seed_of(self, name: str) -> int:
+        """Each step has an order of rows of its own."""
+        return (self.seed + zlib.crc32(name.encode())) % 2**32
 
     def _trainer(self, phase: Phase, callbacks: list[L.Callback]) -> L.Trainer:
         every = self.options.checkpoint_every_n_steps
