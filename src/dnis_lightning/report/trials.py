@@ -34,7 +34,7 @@ def trials(told: Sequence[Mapping[str, Any]], metric: str) -> Figure:
         label = f"best: {told[best]['name']}, {scores[best]:.4f}"
         axes.plot(kept[best], scores[best], "*", color=ORANGE, markersize=14, zorder=4, label=label)
         figure.legend(loc="outside upper right", fontsize=9)
-    axes.margins(x=0.12)
+    axes.margins(x=0.18)
     axes.set_xlabel("entries of the table")
     axes.set_ylabel(f"{metric} on the select split")
     figure.suptitle("Trials", x=0.02, ha="left", fontsize=12)
