@@ -7,7 +7,11 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
+from dnis_lightning.batch import Batch
 from dnis_lightning.errors import DataError
+from dnis_lightning.interaction.fm import FM
+from dnis_lightning.interaction.mlp import MLP
+from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.tasks import ClickThrough, Objective, Rating
 
 
@@ -59,3 +63,23 @@ def test_l2_counts_each_occurrence(rng: np.random.Generator) -> None:
     )
     value = Objective(Rating(), l2=0.1, l2_bias=0.3)(logits, label, rows, terms, 5)
     assert float(value) == pytest.approx(by_loops / 5)
+
+
+def test_l2_on_the_net_is_shared_among_the_ranks_of_a_batch() -> None:
+    """Two ranks with 2 and 3 of 5 rows add up to loss + l2_net · Σ ‖W‖²."""
+    logits, label, rows = torch.tensor([1.0, 0, 2, -1, 3]), torch.zeros(5), torch.zeros(5, 2, 3)
+    net = torch.tensor(7.0)
+    objective = Objective(Rating(), l2_net=0.1)
+    shares = [objective(logits[part], label[part], rows[part], None, 5, net) for part in (slice(0, 2), slice(2, 5))]
+    assert float(sum(shares)) == pytest.approx((1 + 0 + 4 + 1 + 9) / 5 + 0.1 * 7)
+    assert float(objective(logits, label, rows, None, 5, None)) == pytest.approx(3.0)
+
+
+def test_the_net_is_all_weight_matrices_and_no_bias() -> None:
+    model = Recommender(FeatureSpace((0, 3, 5)), MLP(2, 4), dims=4)
+    batch = Batch(torch.tensor([[0, 3], [1, 4]]), torch.zeros(2))
+    matrices = [p for name, p in model.interaction.named_parameters() if name.endswith("weight")]
+    assert float(model(batch).net) == pytest.approx(sum(float(p.detach().square().sum()) for p in matrices), rel=1e-5)
+    with torch.no_grad():
+        assert model(batch).net is None
+    assert Recommender(FeatureSpace((0, 3, 5)), FM(), dims=4)(batch).net is None

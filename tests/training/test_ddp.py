@@ -34,6 +34,25 @@ def test_two_ranks_end_where_one_ends(xi: float, tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2, "one folder a run, whatever the ranks"
 
 
+RIVALS = {
+    "mde": ("search=mde", "search.temperatures=[0.5]", "model=mlp", "model.l2_net=0.01"),
+    "pep": ("search=pep", "prune.threshold_epochs=3", "prune.threshold_lr=2", "prune.threshold_decay=1e-3"),
+    "gradual": ("search=magnitude", "prune.schedule=gradual", "prune.gradual_epochs=2"),
+}
+
+
+@pytest.mark.parametrize("rival", list(RIVALS))
+def test_rivals_on_two_ranks_end_where_one_ends(rival: str, tmp_path: Path) -> None:
+    tiny = [one for one in TINY_DNIS if not one.startswith(("search.search", "search.least", "search.rates"))]
+    arguments = (*tiny, *RIVALS[rival], "search.rates=[4]", "data.batch_size=500", "trainer.precision=64-true")
+    _, alone = result_of(dnis(tmp_path, *arguments))
+    _, together = result_of(dnis(tmp_path, *arguments, *TWO))
+    assert together["unpruned"]["metrics"] == pytest.approx(alone["unpruned"]["metrics"], rel=1e-5)
+    (cut,), (single,) = together["pruned"], alone["pruned"]
+    assert cut["kept"] == single["kept"]
+    assert cut["metrics"] == pytest.approx(single["metrics"], rel=1e-4)
+
+
 SAVING_GATES = """
 import sys
 import torch
