@@ -37,8 +37,24 @@ def test_no_group_was_forgotten() -> None:
     assert {"data", "model", "search", "prune", "optimizer", "trainer", "logger", "profile"} <= groups
 
 
+PLUGINS = {
+    "hydra/launcher=local": "hydra_joblib_launcher",
+    "hydra/launcher=gpus": "hydra_joblib_launcher",
+    "hydra/launcher=slurm": "hydra_submitit_launcher",
+    "hydra/launcher=slurm_local": "hydra_submitit_launcher",
+    "hydra/launcher=ray_local": "hydra_ray_launcher",
+    "hydra/sweeper=tune": "hydra_optuna_sweeper",
+}
+
+
+def test_each_preset_of_hydra_has_its_plugin_named_here() -> None:
+    assert {option for option in ALL if option.startswith("hydra/")} == set(PLUGINS)
+
+
 @pytest.mark.parametrize("option", ALL)
 def test_every_option_composes_and_is_valid(option: str) -> None:
+    if option in PLUGINS:
+        pytest.importorskip(f"hydra_plugins.{PLUGINS[option]}")
     check_config(composed(option), [option])
 
 

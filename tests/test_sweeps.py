@@ -1,28 +1,247 @@
-"""Many jobs by one command: launchers, faults, what is passed over, their runs on W&B."""
+"""Many jobs by one command: launchers, faults, kills, studies, what is passed over, their runs on W&B."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.command import TINY, dnis
+from dnis_lightning.build import check_method
+from dnis_lightning.config import check_config
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu
+from tests.command import TINY, command, dnis, environment
+from tests.test_config import composed
 from tests.training.test_wandb_panels import history, records
 
 NONE = (*TINY, "search=none", "trainer.max_epochs=1")
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+LAUNCHERS = {  # the presets that need no cluster, and the plugin of each
+    "local": "hydra_joblib_launcher",
+    "slurm_local": "hydra_submitit_launcher",
+    "ray_local": "hydra_ray_launcher",
+}
+ODD = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+
+class Odd(torch.nn.Module):
+    def __init__(self, how: str = "fine", met: str = ""):
+        super().__init__()
+        self.how, self.met = how, met
+
+    def forward(self, rows, batch):
+        if self.met:  # wait for the other job
+            Path(self.met, str(os.getpid())).touch()
+            limit = time.monotonic() + 60
+            while len(list(Path(self.met).iterdir())) < 2:
+                assert time.monotonic() < limit, "the jobs run one after the other"
+                time.sleep(0.01)
+        if self.how == "divide":
+            1 / 0
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows.prod(1).sum(-1)
+"""
+
+
+def odd_model(folder: Path) -> tuple[str, ...]:
+    """A user's own model that can go wrong in many ways."""
+    (folder / "odd.py").write_text(ODD)
+    (folder / "options" / "model").mkdir(parents=True)
+    node = "interaction:\n  _target_: odd.Odd\n  how: fine\n  met: ''\n"
+    (folder / "options" / "model" / "odd.yaml").write_text(f"defaults: [_common, _self_]\nname: odd\n{node}")
+    return ("--config-dir", "options", "-m", *NONE, "model=odd")
+
+
+def results(folder: Path) -> list[Path]:
+    """The results of all runs there."""
+    return sorted(folder.glob("outputs/*/*/result.json"))
+
+
+@pytest.mark.parametrize("launcher", ["basic", *LAUNCHERS])
 def test_all_jobs_run_and_all_faults_are_told(launcher: str, tmp_path: Path) -> None:
-    sweep = ("-m", *NONE, f"hydra/launcher={launcher}", "search.base_dim=2,3", "search.blocks=4,500")
-    done = dnis(tmp_path, *sweep)
+    if launcher in LAUNCHERS:
+        pytest.importorskip(f"hydra_plugins.{LAUNCHERS[launcher]}")
+    done = dnis(tmp_path, "-m", *NONE, f"hydra/launcher={launcher}", "sweep.jobs=2", "search.blocks=500,600,4")
     assert done.returncode == 1
-    assert done.stderr.count("500 blocks for 122 features") == 2
+    assert re.findall(r"^job (\d) .*: (\d+) blocks for 122 features", done.stderr, re.MULTILINE) == [
+        ("0", "500"),
+        ("1", "600"),
+    ]
     assert "Traceback" not in done.stderr
-    assert len(list(tmp_path.glob("outputs/*/*/result.json"))) == 2
-    assert len(list(tmp_path.glob("outputs/synthetic*/*"))) == 2
+    assert len(results(tmp_path)) == len(list(tmp_path.glob("outputs/synthetic*/*"))) == 1
     assert not (tmp_path / "multirun.yaml").exists()
+    assert {path.name for path in tmp_path.glob("outputs/.sweeps/*/*")} <= {"multirun.yaml", ".submitit"}
+
+
+def test_jobs_run_side_by_side_and_one_that_dies_dies_alone(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (tmp_path / "met").mkdir()
+    sweep = (*odd_model(tmp_path), f"model.interaction.met={tmp_path}/met", "hydra/launcher=local", "sweep.jobs=2")
+    done = dnis(tmp_path, *sweep, "model.interaction.how=die,fine", "trainer.threads=3")
+    assert done.returncode == 1
+    (died,) = [line for line in done.stderr.splitlines() if line.startswith("job ")]
+    assert re.match(r"job 0 \(.*how=die.*\): its process was killed by SIGKILL; was there enough memory\?", died)
+    assert "Traceback" not in done.stderr
+    (result,) = results(tmp_path)
+    assert json.loads(result.read_text())["environment"]["threads"] == 3
+
+
+def test_unexpected_errors_are_told_at_the_end_of_a_sweep_and_shown_in_a_single_run(tmp_path: Path) -> None:
+    odd = odd_model(tmp_path)
+    done = dnis(tmp_path, *odd, "model.interaction.how=divide,exit,fine")
+    assert done.returncode == 1
+    pattern = r"^job 0 .*: ZeroDivisionError: division by zero; its traceback is in (.*)\njob 1 .*: SystemExit: 3; "
+    told = re.search(pattern, done.stderr, re.MULTILINE)
+    assert told, done.stderr
+    assert "1 / 0" in Path(told[1]).read_text()
+    assert (Path(told[1]).parent / "run.log").exists()
+    assert "Traceback" not in done.stderr
+    assert len(results(tmp_path)) == 1
+    done = dnis(tmp_path, *(one for one in odd if one != "-m"), "model.interaction.how=divide")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: division by zero" in done.stderr
+
+
+def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    slow = ("trainer.max_epochs=1,400", "trainer.patience=400", "trainer.checkpoint_every_n_steps=20")
+    sweep = ("-m", *NONE, *slow, "hydra/launcher=local", "sweep.jobs=2")
+    process = subprocess.Popen(command(tmp_path, *sweep), cwd=tmp_path, env=environment(), start_new_session=True)
+    limit = time.monotonic() + 120
+    while not results(tmp_path) or len(list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt"))) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(results(tmp_path)) == 1
+    done = dnis(tmp_path, *sweep, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("already finished") == 1
+    assert len(results(tmp_path)) == len(list(tmp_path.glob("outputs/*/*/config.yaml"))) == 2
+    logs = [(path.parent / "run.log").read_text() for path in results(tmp_path)]
+    assert [log.count("uniform/fit: epoch 1:") for log in logs] == [1, 1], "no job has begun anew"
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+@pytest.mark.parametrize("swept", [("trainer=cpu,ddp", "seed=0,1"), ("trainer=ddp", "trainer.devices=1,2")], ids=str)
+def test_several_processes_a_job_are_refused_before_any_begins(
+    launcher: str, swept: tuple[str, ...], tmp_path: Path
+) -> None:
+    if launcher == "local":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = dnis(tmp_path, "-m", *NONE, f"hydra/launcher={launcher}", *swept)
+    assert done.returncode == 1
+    assert done.stderr.count("trainer.devices=2 under -m: each process would run the whole sweep again") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_study_minimises_a_cut_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    quick = ("search.search_epochs=1", "search.least_epochs=1", "trainer.max_epochs=1", "search.rates=[2]")
+    study = ("-m", *TINY, *quick, "prune.finetune_epochs=1", "hydra/sweeper=tune", "sweep.minimise=cr:2")
+    done = dnis(tmp_path, *study, "sweep.trials=2")
+    assert done.returncode == 0, done.stderr
+    done = dnis(tmp_path, *study, "sweep.trials=3", "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("already finished") == 2
+    told = [json.loads(path.read_text()) for path in results(tmp_path)]
+    best = min(told, key=lambda one: one["pruned"][0]["metrics"]["select/mse"])
+    says = re.search(
+        r"best of the study: ([\d.e-]+) with optimizer\.lr=(\S+) model\.l2=(\S+) search\.penalty=", done.stderr
+    )
+    assert says, done.stderr
+    assert float(says[1]) == best["pruned"][0]["metrics"]["select/mse"]
+    assert float(says[3]) == best["l2"]
+
+
+def test_a_failed_trial_ends_no_study(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    fixed = ("optimizer.lr=1e-3", "search.penalty=null", "model.l2=choice(0,0.1)")
+    study = (*odd_model(tmp_path), *fixed, "model.interaction.how=choice(divide,fine)", "hydra/sweeper=tune")
+    done = dnis(tmp_path, *study, "sweep.trials=6")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "best of the study: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cut_that_is_not_made_cannot_be_minimised() -> None:
+    settings = check_config(composed("search.rates=[2]", "prune.thresholds=[0.1]", "sweep.minimise=cr:3"))
+    with pytest.raises(ConfigError, match=r"sweep.minimise=cr:3: there is no such cut; .* unpruned, cr:2, eps:0.1"):
+        check_method(settings)
+
+
+@pytest.mark.parametrize("preset", ["launcher=local", "launcher=slurm", "launcher=ray_local", "sweeper=tune"])
+def test_what_is_not_installed_is_named(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "__init__.py").touch()  # it hides all plugins, which are in namespace packages
+    done = dnis(tmp_path, "-m", *NONE, f"hydra/{preset}")
+    assert done.returncode == 1
+    assert re.match(r"this hydra/\w+ needs what is not installed: pip install '\.\[\w+\]'\n$", done.stderr)
+
+
+def test_gpus_are_those_of_the_machine_or_those_it_may_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setenv(SWEEP_GPUS, "")
+    assert own_gpu(tmp_path, 0, {}) == {}, "none were handed out"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hand_out_gpus()
+    assert os.environ[SWEEP_GPUS] == "0,1,2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5f,7")
+    hand_out_gpus()
+    assert os.environ[SWEEP_GPUS] == "4,GPU-5f,7"
+
+
+def test_each_process_holds_a_gpu_of_its_own_as_long_as_it_lives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(SWEEP_GPUS, "4,7")
+    code = "import sys; from dnis_lightning.sweep.gpus import own_gpu; from pathlib import Path; held = {}\n"
+    code += "for job in map(int, sys.stdin): print(own_gpu(Path('.'), job, held)['CUDA_VISIBLE_DEVICES'], flush=True)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    workers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(3)]
+
+    def gpu(worker: int, job: int) -> str:
+        workers[worker].stdin.write(f"{job}\n")
+        workers[worker].stdin.flush()
+        return workers[worker].stdout.readline().strip()
+
+    assert [gpu(0, 0), gpu(1, 1), gpu(0, 2), gpu(0, 3), gpu(1, 4)] == ["4", "7", "4", "4", "7"]
+    assert gpu(2, 5) == "4", "a third one shares"
+    workers[1].kill()
+    workers[1].wait()
+    workers[1] = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert gpu(1, 6) == "7", "what a dead one held is free"
+    for worker in workers:
+        worker.stdin.close()
+        worker.wait(10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_that_are_not_there(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = dnis(tmp_path, "-m", *NONE, "trainer=gpu", "hydra/launcher=gpus", "seed=0,1")
+    assert done.returncode == 1
+    assert done.stderr.count("hydra/launcher=gpus: torch sees no CUDA GPU; take hydra/launcher=local") == 1
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_finished_jobs_are_passed_over(tmp_path: Path) -> None:

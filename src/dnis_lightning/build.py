@@ -77,6 +77,10 @@ def check_method(settings: Settings) -> None:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
     if budgets(settings) or settings.prune.thresholds:
         _check_pruning(settings, gated=method.gated)
+    if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
+        raise ConfigError(
+            f"sweep.minimise={settings.sweep.minimise}: there is no such cut; choose one of {', '.join(known)}"
+        )
 
 
 def _check_pruning(settings: Settings, *, gated: bool) -> None:
@@ -119,6 +123,11 @@ def budgets(settings: Settings) -> list[Budget]:
     else:
         found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
     return list({budget.name: budget for budget in found}.values())
+
+
+def cut_names(settings: Settings) -> list[str]:
+    """The names of the cuts: budgets, then thresholds."""
+    return [budget.name for budget in budgets(settings)] + [f"eps:{e:.12g}" for e in pruning(settings).thresholds]
 
 
 def pruning(settings: Settings) -> Pruning:

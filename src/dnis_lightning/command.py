@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import hydra
@@ -20,71 +21,109 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dnis_lightning.config import check_config, fingerprint, unread_keys
-from dnis_lightning.errors import ConfigError, RunError, UserError
+from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
 from dnis_lightning.paths import config_dir, expand
 from dnis_lightning.settings import Settings
+from dnis_lightning.sweep.apart import run_apart
+from dnis_lightning.sweep.before import SWEEP_FOLDER, RefusedError, refuse_processes, started_sweep
+from dnis_lightning.sweep.outcome import Outcome, best_of_study, faults, job_folder, tidy
+from dnis_lightning.sweep.resolvers import register
+
+register()
 
 
 def execute() -> int:
     """Run what the command line says; the exit code. A user's mistake is one sentence on standard error."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the rewording is ours
-    signal.signal(signal.SIGTERM, _terminate)
-    with tempfile.NamedTemporaryFile("r", prefix="dnis-faults-") as told:
-        task = Task(told.name)
-        try:
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
-        except (HydraException, OmegaConfBaseException) as fault:
-            return _fail(told.read() + reword(_message(fault)))
-        except ValueError as fault:  # what Hydra raises for group=null
-            if task.called:
-                raise
-            return _fail(reword(str(fault)))
-        except Terminated:
-            return _fail(f"terminated; {_GO_ON}", 128 + signal.SIGTERM)
-        except KeyboardInterrupt:
-            return _fail(f"interrupted; {_GO_ON}", 128 + signal.SIGINT)
-        faults = told.read()
-    return _fail(faults.rstrip()) if faults else 0
+    os.environ.pop(SWEEP_FOLDER, None)
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        return _execute(Task(shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])))
+    finally:
+        if (sweep := started_sweep()) is not None:
+            tidy(sweep)
+
+
+def _execute(task: Task) -> int:
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException) as fault:
+        return _fail("\n".join([*_told(task), reword(_message(fault))]))
+    except RefusedError as fault:
+        return _fail(str(fault))
+    except Terminated:
+        return _fail(f"terminated; {_GO_ON}", 128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {_GO_ON}", 128 + signal.SIGINT)
+    except Exception as fault:
+        if started_sweep() is not None:  # jobs keep theirs: it is the launcher's, or the sweeper's
+            return _fail("\n".join([*_told(task), _end_of_sweep(fault)]))
+        if task.called or not isinstance(fault, ValueError):
+            raise
+        return _fail(reword(str(fault)))  # what Hydra raises for group=null
+    if (sweep := started_sweep()) is not None and (best := best_of_study(sweep)):
+        print(best, file=sys.stderr)
+    told = _told(task)
+    return _fail("\n".join(told)) if told else 0
 
 
 _MAY_MOVE = ("data.cache=", "trainer.threads=", "trainer.progress=")
 _GO_ON = "the same command with resume=auto goes on from the last checkpoint"
 
 
-class Terminated(BaseException):
-    """SIGTERM, as a scheduler sends it. No Exception, so that nobody takes it for a failure of a job."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
-
-
 class Task:
     """What Hydra calls for each job, in this process or, under a launcher, in others.
 
-    A user's mistake is kept from Hydra, which would print a preface and show a sweep's first only: it is appended to
-    the file `faults`, which the jobs of a sweep share.
+    A user's mistake is kept from Hydra, which would print a preface and show a sweep's first only. So is, in a sweep,
+    any other failure, or Hydra would end it. command: what the user wrote, for the record.
     """
 
     __name__ = "dnis_lightning"  # Hydra names the job after its function
 
-    def __init__(self, faults: str) -> None:
-        self.faults, self.called = faults, False
+    def __init__(self, command: str) -> None:
+        self.command, self.called = command, False
+        self.faults: list[str] = []
 
-    def __call__(self, config: DictConfig) -> str | None:
-        """The run's folder, or None where there is none."""
+    def __call__(self, config: DictConfig) -> float | None:
+        """The number that a sweep minimises, or None where there is none."""
         self.called = True
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return self._of_a_sweep(config)
         try:
-            return job(config)
+            return job(config, self.command)
         except UserError as fault:
-            with open(self.faults, "a", encoding="utf-8") as told:
-                told.write(_of_which_job(str(fault)) + "\n")
+            self.faults.append(str(fault))
             return None
 
+    def in_sweep(self, config: DictConfig) -> None:
+        """Do a job of a sweep and leave word of its outcome in the job's folder, whatever comes."""
+        try:
+            _leave_word(number=job(config, self.command))
+        except UserError as fault:
+            _leave_word(fault=str(fault))
+        except (Exception, SystemExit) as fault:
+            _leave_word(fault=_unexpected(fault))
 
-def job(config: DictConfig) -> str:
-    """One job: check everything, then prepare the data, then run. Returns the run's folder."""
+    def _of_a_sweep(self, config: DictConfig) -> float | None:
+        hydra_config = HydraConfig.get()
+        folder = job_folder(hydra_config)
+        folder.mkdir(parents=True, exist_ok=True)
+        if hydra_config.launcher["_target_"].endswith(".BasicLauncher"):
+            self.in_sweep(config)
+        elif (death := run_apart(self.in_sweep, config)) is not None:
+            _leave_word(fault=death)
+        outcome = Outcome.read(folder)
+        return None if outcome is None else outcome.number
+
+
+def _leave_word(number: float | None = None, fault: str | None = None) -> None:
+    hydra_config = HydraConfig.get()
+    Outcome(number, fault, tuple(hydra_config.overrides.task)).write(job_folder(hydra_config))
+
+
+def job(config: DictConfig, command: str) -> float | None:
+    """One job: check everything, then prepare the data, then run. Returns what a sweep minimises, if it is of one."""
     hydra_config = HydraConfig.get()
     many = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
@@ -97,18 +136,20 @@ def job(config: DictConfig) -> str:
         for sentence in unread_keys(config, overrides):
             print(f"warning: {sentence}", file=sys.stderr)
     settings = check_config(config, () if many else overrides)
-    if many and settings.trainer.devices > 1:
-        raise ConfigError(
-            f"trainer.devices={settings.trainer.devices} under -m: each process would run the whole sweep again; "
-            "run the jobs one by one without -m, or take trainer.devices=1"
-        )
+    if many:
+        refuse_processes(settings.trainer.devices)
     sweep = Path(hydra_config.sweep.dir).name if many else None
-    return _run(config, settings, int(hydra_config.job.num) if many else 0, sweep)
+    folder = _run(config, settings, int(hydra_config.job.num) if many else 0, command, sweep)
+    if is_rank_zero():
+        print(folder.path)
+    return _to_minimise(folder, settings) if many else None
 
 
 def reword(message: str) -> str:
     """Hydra's explanation of a wrong option or key, in one sentence."""
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    if match := re.search(rf"Could not load 'hydra/(launcher|sweeper)/({'|'.join(_EXTRAS)})", text):
+        return f"this hydra/{match[1]} needs what is not installed: pip install '.[{match[2]}]'"
     if match := re.search(
         r"Could not (?:find|load) '([^']+)/([^'/]+)'.*?Available options in '[^']+': (.*?)(?: Config search path|$)",
         text,
@@ -123,7 +164,10 @@ def reword(message: str) -> str:
     return text
 
 
-def _run(config: DictConfig, settings: Settings, number: int, sweep: str | None) -> str:
+_EXTRAS = ("joblib", "submitit", "ray", "optuna")  # as their plugins' options begin
+
+
+def _run(config: DictConfig, settings: Settings, number: int, command: str, sweep: str | None) -> RunFolder:
     """Check what torch and the data have to say, then run in a new folder or in the one to go on in."""
     from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
     from dnis_lightning.launch import start
@@ -137,8 +181,7 @@ def _run(config: DictConfig, settings: Settings, number: int, sweep: str | None)
     if folder is not None and folder.finished():
         if is_rank_zero():
             print(f"already finished: {folder.path}", file=sys.stderr)
-            print(folder.path)
-        return str(folder.path)
+        return folder
     is_new = folder is None
     if folder is None:
         trial = settings.search.trial
@@ -146,16 +189,22 @@ def _run(config: DictConfig, settings: Settings, number: int, sweep: str | None)
         folder = new_folder(expand(settings.output_dir), _kind(settings), number, suffix)
         os.environ[SHARED_FOLDER] = str(folder.path)
     seconds = time.perf_counter() - began
-    command = shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])
     try:
         start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep)
     except UserError:
         if is_new and not folder.checkpoint.exists() and is_rank_zero():  # nothing to go on with
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
-    if is_rank_zero():
-        print(folder.path)
-    return str(folder.path)
+    except Exception as fault:
+        fault.add_note(_keep_traceback(folder.path))
+        raise
+    return folder
+
+
+def _to_minimise(folder: RunFolder, settings: Settings) -> float:
+    from dnis_lightning.result import select_metric
+
+    return select_metric(json.loads((folder.path / "result.json").read_text()), settings.sweep.minimise)
 
 
 def _unfinished(settings: Settings, mark: str) -> RunFolder | None:
@@ -207,12 +256,34 @@ def _kind(settings: Settings) -> str:
     return f"{settings.data.name}-{settings.model.name}-{settings.search.name}"
 
 
-def _of_which_job(message: str) -> str:
-    """The message, under -m with the job it is of."""
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode != RunMode.MULTIRUN:
-        return message
-    return f"job {hydra_config.job.num} ({hydra_config.job.override_dirname.replace(',', ' ')}): {message}"
+def _unexpected(fault: BaseException) -> str:
+    """A failure that is no user's mistake, in a sentence that says where its traceback is."""
+    notes = getattr(fault, "__notes__", None) or [_keep_traceback(job_folder(HydraConfig.get()))]
+    return "; ".join([_kind_and_text(fault), *notes])
+
+
+def _end_of_sweep(fault: Exception) -> str:
+    """What a launcher or a sweeper that gave up has to say."""
+    if "No trials are completed yet" in str(fault):  # Optuna has no error of its own for it
+        return "no trial of the study has finished"
+    return f"the sweep has stopped: {_kind_and_text(fault)}; {_GO_ON}"
+
+
+def _keep_traceback(folder: Path) -> str:
+    """Write the traceback of the exception at hand into a folder; a sentence that says where."""
+    path = folder / "traceback.txt"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return f"its traceback is in {path}"
+
+
+def _kind_and_text(fault: BaseException) -> str:
+    return ": ".join(filter(None, [type(fault).__name__, " ".join(str(fault).split())]))
+
+
+def _told(task: Task) -> list[str]:
+    """All faults of the run, or of the sweep's jobs."""
+    sweep = started_sweep()
+    return task.faults if sweep is None else faults(sweep)
 
 
 def _message(fault: BaseException) -> str:

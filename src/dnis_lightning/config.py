@@ -54,7 +54,9 @@ def fingerprint(config: DictConfig, data: str) -> str:
     """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    told = {key: value for key, value in plain.items() if key not in {"resume", "output_dir", "logger", "hydra"}}
+    told = {
+        key: value for key, value in plain.items() if key not in {"resume", "output_dir", "logger", "sweep", "hydra"}
+    }
     told["data"] = {key: value for key, value in told["data"].items() if key != "cache"}
     told["trainer"] = {
         k: v for k, v in told["trainer"].items() if k not in {"progress", "checkpoint_every_n_steps", "threads"}

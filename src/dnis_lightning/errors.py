@@ -15,3 +15,12 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run folder or a checkpoint cannot be used."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as a scheduler sends it. No Exception, so that nobody takes it for a failure of a job."""
+
+
+def raise_terminated(number: int, frame: object) -> None:
+    """What a process does on SIGTERM: files under way are removed on the way out."""
+    raise Terminated

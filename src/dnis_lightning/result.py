@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -19,6 +20,7 @@ from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.settings import Settings
+from dnis_lightning.tasks import TASKS
 
 SCHEMA = 1
 
@@ -49,6 +51,13 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
         "l2_bias": settings.model.l2_bias,
         "l2_net": settings.model.l2_net,
     }
+
+
+def select_metric(told: Mapping[str, Any], of: str) -> float:
+    """What decided on select, smaller is better, of a finished run's unpruned model or of one of its cuts."""
+    models = {"unpruned": told["unpruned"]} | {cut["budget"]: cut for cut in told["pruned"]}
+    value = models[of]["metrics"][f"select/{TASKS[told['task']].monitor}"]
+    return math.inf if value is None else float(value)  # JSON has no numbers that are not finite
 
 
 def other_sizes(model: Recommender) -> dict[str, int]:

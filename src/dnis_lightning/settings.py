@@ -106,6 +106,20 @@ class LoggerSettings(_Group):
     node: Node | None
 
 
+class SweepSettings(_Group):
+    """What launchers and sweepers read."""
+
+    jobs: Count | None
+    trials: Count
+    minimise: str
+    partition: str | None
+    minutes: Count
+    cpus: Count | None
+    gpus: Whole | None
+    memory: Count | None
+    requeue: Whole
+
+
 class Settings(_Group):
     """The whole configuration, checked; what is not here reaches its reader through a node."""
 
@@ -120,3 +134,4 @@ class Settings(_Group):
     optimizer: OptimizerSettings
     trainer: TrainerSettings
     logger: LoggerSettings
+    sweep: SweepSettings

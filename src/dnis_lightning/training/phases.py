@@ -97,8 +97,10 @@ class PhaseRunner:
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
             try:
                 trainer.fit(module, data, ckpt_path=str(self.journal.path) if resumes else None)
-            except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                raise KeyboardInterrupt from stop
+            except SystemExit as stop:
+                if isinstance(stop.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+                    raise KeyboardInterrupt from stop
+                raise
         model.to("cpu")
         if best.weights is not None:
             model.load_weights(best.weights)
