@@ -31,16 +31,16 @@ def run_apart(job: Job, config: DictConfig) -> str | None:
     Under a launcher that runs jobs side by side, a death in the launcher's own processes would end the whole sweep.
     """
     hydra = HydraConfig.get()
-    environment = own_gpu(job_folder(hydra).parent, int(hydra.job.num), _PLACES) | {"SLURM_JOB_NAME": "interactive"}
+    alone = {"SLURM_JOB_NAME": "interactive"}  # keeps Lightning from what it does in Slurm for many processes a job
     process = subprocess.Popen(
         [sys.executable, "-m", "dnis_lightning.sweep.apart"],
         stdin=subprocess.PIPE,
         cwd=hydra.runtime.cwd,
-        env=os.environ | environment,
+        env=os.environ | alone | own_gpu(job_folder(hydra).parent, int(hydra.job.num), _PLACES),
     )
     try:
         _send(process, pickle.dumps((job, config, _plain_hydra())))
-        return _death(process.wait())
+        return _death(_wait(process))
     finally:
         _end(process)
 
@@ -57,6 +57,18 @@ def _send(process: subprocess.Popen[bytes], message: bytes) -> None:
         process.stdin.flush()  # it stays open: its end is how the process learns of ours
     except BrokenPipeError:
         return
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code; the process is ended when the one that started this one has died, as joblib's workers live on."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            continue
+    _end(process)
+    os._exit(1)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -89,6 +101,7 @@ def main() -> int:
         HydraConfig.instance().cfg = OmegaConf.create(hydra)
         job(config)
     except (Terminated, KeyboardInterrupt, EOFError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return 128 + signal.SIGTERM
     return 0
 
