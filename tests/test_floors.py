@@ -23,7 +23,7 @@ FLOORS = (
     {"settings", "report"},
     {"config"},
     {"blueprint"},
-    {"build", "result"},
+    {"build", "result", "spread"},
     {"cutting"},
     {"run"},
     {"launch"},

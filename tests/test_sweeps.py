@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from dnis_lightning.build import check_method
 from dnis_lightning.config import check_config
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu
-from tests.command import TINY, command, dnis, environment
+from tests.command import TINY, command, dnis, environment, figures_of, result_of
 from tests.test_config import composed
+from tests.test_resume import TWO_WIDTHS
 from tests.training.test_wandb_panels import history, records
 
 NONE = (*TINY, "search=none", "trainer.max_epochs=1")
@@ -119,7 +121,7 @@ def test_unexpected_errors_are_told_at_the_end_of_a_sweep_and_shown_in_a_single_
 
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    slow = ("trainer.max_epochs=1,400", "trainer.patience=400", "trainer.checkpoint_every_n_steps=20")
+    slow = ("trainer.max_epochs=1,200", "trainer.patience=200", "trainer.checkpoint_every_n_steps=20")
     sweep = ("-m", *NONE, *slow, "hydra/launcher=local", "sweep.jobs=2")
     process = subprocess.Popen(command(tmp_path, *sweep), cwd=tmp_path, env=environment(), start_new_session=True)
     limit = time.monotonic() + 120
@@ -275,3 +277,26 @@ def test_a_sweep_is_a_group_of_runs_on_wandb(tmp_path: Path) -> None:
         result = json.loads((folder / "result.json").read_text())
         assert summary["unpruned/test/mse"] == pytest.approx(result["unpruned"]["metrics"]["test/mse"])
         assert summary["cr-2/bytes"] == result["pruned"][0]["bytes"]
+
+
+def test_trials_spread_over_jobs_are_not_trained_again(tmp_path: Path) -> None:
+    (tmp_path / "two_widths.py").write_text(TWO_WIDTHS)
+    (tmp_path / "options" / "search").mkdir(parents=True)
+    (tmp_path / "options" / "search" / "two.yaml").write_text(
+        "defaults: [_common, _self_]\nname: two\nrates: [2]\nmethod: {_target_: two_widths.TwoWidths, widths: [4, 0]}\n"
+    )
+    two = ("--config-dir", "options", *TINY, "search=two", "prune.finetune_epochs=1")
+    _, whole = result_of(dnis(tmp_path, *two))
+    assert dnis(tmp_path, *two[:2], "-m", *two[2:], "search.trial=0,1").returncode == 0
+    (tmp_path / "outputs" / "synthetic-mf-two").rename(tmp_path / "away")
+    for job in (tmp_path / "away").glob("*-t[01]"):  # all but the whole run
+        shutil.copytree(job, tmp_path / "outputs" / "synthetic-mf-two" / job.name)
+    done = dnis(tmp_path, *two, "resume=auto")
+    folder, spread = result_of(done)
+    assert figures_of(spread) == figures_of(whole)
+    assert [trial["name"] for trial in spread["trials"]] == ["dim=4", "dim=0"]
+    assert done.stderr.count(": taken from ") == 2
+    assert "dim=4/fit: epoch" not in done.stderr, "nothing was trained but the cut"
+    phases = [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    assert [number for number, _ in phases] == [str(number) for number in range(1, len(phases) + 1)]
+    assert {phase for _, phase in phases} == {"dim=4/fit", "dim=0/fit", "fine_tune/cr:2"}

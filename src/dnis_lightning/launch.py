@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 
+from dnis_lightning.blueprint import construct
 from dnis_lightning.config import fingerprint
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
-from dnis_lightning.folder import RunFolder, is_rank_zero, logging_to
+from dnis_lightning.folder import RunFolder, find_folder, is_rank_zero, logging_to
 from dnis_lightning.run import Run
 from dnis_lightning.settings import Settings
 from dnis_lightning.training.wandb_panels import finish
@@ -42,10 +44,28 @@ def start(
             folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
             folder.write_text("fingerprint", fingerprint(config, prepared.dataset.fingerprint) + "\n")
         logger = make_logger(config, settings, folder, sweep)
+        trial_jobs = finished_trials(config, settings, folder, prepared.dataset.fingerprint)
         try:
-            return Run(settings, prepared, folder, logger, prepare_seconds, command).go()
+            return Run(settings, prepared, folder, logger, prepare_seconds, command, trial_jobs).go()
         finally:
             finish(logger)
+
+
+def finished_trials(config: DictConfig, settings: Settings, folder: RunFolder, data: str) -> dict[int, RunFolder]:
+    """With resume=auto, the finished jobs of this same configuration that ran one of its trials alone, by its number.
+
+    data: the fingerprint of the data set.
+    """
+    if settings.resume != "auto" or settings.search.trial is not None:
+        return {}
+    found: dict[int, RunFolder] = {}
+    for number in range(construct(settings.search.method).trial_count or 0):
+        alone = copy.deepcopy(config)
+        alone.search.trial = number
+        job = find_folder(folder.path.parents[1], folder.path.parent.name, fingerprint(alone, data))
+        if job is not None and job.finished():
+            found[number] = job
+    return found
 
 
 def make_logger(config: DictConfig, settings: Settings, folder: RunFolder, sweep: str | None = None) -> Any:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
+from dnis_lightning.spread import copy_best, take_over
 from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
@@ -36,7 +37,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """One job: its settings, data and folder, and the steps from the first trial to `result.json`."""
+    """One job: its settings, data and folder, and the steps from the first trial to `result.json`.
+
+    trial_jobs: finished jobs of search.trial, by the number of the trial, which need not be trained again.
+    """
 
     settings: Settings
     prepared: Prepared
@@ -44,6 +48,7 @@ class Run:
     logger: Any = False
     prepare_seconds: float = 0.0
     command: str = ""
+    trial_jobs: Mapping[int, RunFolder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.objective = build.make_objective(self.settings)
@@ -99,6 +104,7 @@ class Run:
         while True:
             score = math.nan
             if only in (None, number):
+                self._take_over(number, trial, scores)
                 facts = self._trial(trial, scores)
                 score = self._score(facts)
                 ran.append(trial)
@@ -118,6 +124,18 @@ class Run:
         if is_rank_zero():
             self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
         return told
+
+    def _take_over(self, number: int, trial: Trial, scores: list[float]) -> None:
+        """Reads back a trial that a job of its own has trained."""
+        job, step = self.trial_jobs.get(number), f"trial/{trial.name}"
+        if job is None or step in self.journal.done:
+            return
+        take_over(job, trial.name, self.journal)
+        log.info("%s: taken from %s", trial.name, job.path)
+        if is_rank_zero():
+            if all(self._score(self.journal.done[step]) < score for score in scores):
+                copy_best(job, self.folder)
+            self.journal.write()
 
     def _trial(self, trial: Trial, scores: list[float]) -> dict[str, Any]:
         """Trains one trial through its phases; its weights go to disk if it beats the scores of those before it."""

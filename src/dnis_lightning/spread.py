@@ -1,0 +1,31 @@
+"""Trials that jobs of their own, by search.trial, have finished already."""
+
+from __future__ import annotations
+
+import shutil
+
+from dnis_lightning.folder import RunFolder
+from dnis_lightning.paths import whole_file
+from dnis_lightning.training.journal import Journal
+
+
+def take_over(job: RunFolder, trial: str, journal: Journal) -> None:
+    """Note a trial's steps and curves in a run's journal, as if the run had trained it itself."""
+    other = Journal.open(job.checkpoint)
+    for step, facts in other.done.items():
+        if step == f"trial/{trial}" or step.startswith(f"{trial}/"):
+            journal.done[step] = facts
+    history, more = journal.history, other.history
+    rows = [*history.get("rows", []), *more.get("rows", [])]
+    shift = len(rows) - len(more.get("rows", []))
+    journal.history = {
+        "rows": [row | {"epoch": number} for number, row in enumerate(rows, 1)],
+        "gates": [*history.get("gates", []), *more.get("gates", [])],
+        "gate_epochs": [*history.get("gate_epochs", []), *(epoch + shift for epoch in more.get("gate_epochs", []))],
+    }
+
+
+def copy_best(job: RunFolder, run: RunFolder) -> None:
+    """Make the job's weights the best ones of the run."""
+    with whole_file(run.best) as part:
+        shutil.copyfile(job.best, part)
