@@ -21,7 +21,6 @@ from dnis_lightning.errors import ConfigError
 from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu
 from tests.command import TINY, command, dnis, environment, figures_of, result_of
 from tests.test_config import composed
-from tests.test_resume import TWO_WIDTHS
 from tests.training.test_wandb_panels import history, records
 
 NONE = (*TINY, "search=none", "trainer.max_epochs=1")
@@ -280,23 +279,19 @@ def test_a_sweep_is_a_group_of_runs_on_wandb(tmp_path: Path) -> None:
 
 
 def test_trials_spread_over_jobs_are_not_trained_again(tmp_path: Path) -> None:
-    (tmp_path / "two_widths.py").write_text(TWO_WIDTHS)
-    (tmp_path / "options" / "search").mkdir(parents=True)
-    (tmp_path / "options" / "search" / "two.yaml").write_text(
-        "defaults: [_common, _self_]\nname: two\nrates: [2]\nmethod: {_target_: two_widths.TwoWidths, widths: [4, 0]}\n"
-    )
-    two = ("--config-dir", "options", *TINY, "search=two", "prune.finetune_epochs=1")
-    _, whole = result_of(dnis(tmp_path, *two))
-    assert dnis(tmp_path, *two[:2], "-m", *two[2:], "search.trial=0,1").returncode == 0
-    (tmp_path / "outputs" / "synthetic-mf-two").rename(tmp_path / "away")
+    grid = (*TINY, "search=grid", "search.first=2", "search.stride=4", "search.rates=[2]", "prune.finetune_epochs=1")
+    _, whole = result_of(dnis(tmp_path, *grid))
+    assert dnis(tmp_path, "-m", *grid, "search.trial=0,1").returncode == 0
+    (tmp_path / "outputs" / "synthetic-mf-grid").rename(tmp_path / "away")
     for job in (tmp_path / "away").glob("*-t[01]"):  # all but the whole run
-        shutil.copytree(job, tmp_path / "outputs" / "synthetic-mf-two" / job.name)
-    done = dnis(tmp_path, *two, "resume=auto")
+        shutil.copytree(job, tmp_path / "outputs" / "synthetic-mf-grid" / job.name)
+    done = dnis(tmp_path, *grid, "resume=auto")
     folder, spread = result_of(done)
     assert figures_of(spread) == figures_of(whole)
-    assert [trial["name"] for trial in spread["trials"]] == ["dim=4", "dim=0"]
+    assert [trial["name"] for trial in spread["trials"]] == ["dim=2", "dim=6"]
     assert done.stderr.count(": taken from ") == 2
-    assert "dim=4/fit: epoch" not in done.stderr, "nothing was trained but the cut"
+    assert "/fit: epoch" not in done.stderr, "nothing was trained but the cut"
+    assert spread["seconds"]["total"] > sum(trial["seconds"] for trial in spread["trials"]), "the time of all is summed"
     phases = [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
     assert [number for number, _ in phases] == [str(number) for number in range(1, len(phases) + 1)]
-    assert {phase for _, phase in phases} == {"dim=4/fit", "dim=0/fit", "fine_tune/cr:2"}
+    assert {phase for _, phase in phases} == {"dim=2/fit", "dim=6/fit", "fine_tune/cr:2"}

@@ -10,11 +10,12 @@ from dnis_lightning.training.journal import Journal
 
 
 def take_over(job: RunFolder, trial: str, journal: Journal) -> None:
-    """Note a trial's steps and curves in a run's journal, as if the run had trained it itself."""
+    """Note a trial's steps, curves and time in a run's journal, as if the run had trained it itself."""
     other = Journal.open(job.checkpoint)
     for step, facts in other.done.items():
         if step == f"trial/{trial}" or step.startswith(f"{trial}/"):
             journal.done[step] = facts
+    journal.before += other.done[f"trial/{trial}"]["seconds"]
     history, more = journal.history, other.history
     rows = [*history.get("rows", []), *more.get("rows", [])]
     shift = len(rows) - len(more.get("rows", []))
