@@ -62,7 +62,7 @@ class Cutter:
             self._take(one, name, model)
         model.keep(model.merged_table(), self._chosen(model, kept) if earlier else mask)
         before = self.evaluate(model)
-        metrics = self._finish(last, name, model, before)
+        metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()
         facts = result.scheme_size(scheme, self.whole) | {"metrics": metrics, "metrics_before_finetune": before}
         seconds = max(time.perf_counter() - started, self._trained(name))
@@ -74,19 +74,31 @@ class Cutter:
 
     def _take(self, one: CutStep, name: str, model: Recommender) -> None:
         """A step before the last one."""
+        if one.kept is not None:
+            self._round(one, one.kept, name, model)
+            return
+        assert one.phase is not None, "a step cuts, or its phase does"
         if one.fresh:
             self._restart(model)
-        if one.kept is not None:
-            model.keep(model.merged_table(), self._chosen(model, one.kept))
-        if one.phase is None:
-            return
         thresholds = one.phase.thresholds
         if thresholds is not None:
             features, dims = model.table.kept().shape
             model.selection = SoftThreshold(features, dims, granularity=thresholds.granularity, start=thresholds.start)
-        elif one.kept is None:
+        else:
             model.keep(model.merged_table(), model.table.kept())  # the mask closes during the training
         self.phases.fit(f"{one.name}/{name}", one.phase, model)
+
+    def _round(self, one: CutStep, kept: int, name: str, model: Recommender) -> None:
+        """Cuts and trains; the journal keeps what comes of both, so that a killed run need not decide again."""
+        step, journal = f"after-{one.name}/{name}", self.phases.journal
+        model.keep(model.merged_table(), self._chosen(model, kept))
+        if step not in journal.done:
+            self._trained_if_better(one, name, model, self.evaluate(model))
+            journal.record(step, {"seconds": 0.0}, model.weights())
+            if is_rank_zero():
+                journal.write()
+        elif journal.weights_of == step and journal.weights is not None:
+            model.load_weights(journal.weights)
 
     def _chosen(self, model: Recommender, kept: int) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
@@ -94,15 +106,15 @@ class Cutter:
             return model.selection.chosen(model.table.entries(), kept)
         return largest(model.merged_table(), kept, model.table.kept())
 
-    def _finish(self, last: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
+    def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
-        if last.phase is None:
+        if one.phase is None:
             return before
         weights, mask = model.weights(), model.table.mask
-        if last.fresh:
+        if one.fresh:
             self._restart(model)
             model.keep(model.merged_table(), mask)
-        self.phases.fit(f"{last.name}/{name}", last.phase, model, keep_weights=False)
+        self.phases.fit(f"{one.name}/{name}", one.phase, model, keep_weights=False)
         after = self.evaluate(model)
         if self.score(after) < self.score(before):
             return after
