@@ -268,3 +268,11 @@ def test_labels_cannot_break_the_markdown(tmp_path: Path) -> None:
     lines = [text for text in markdown(table).splitlines() if text.startswith("|")]
     assert len({text.replace("\\|", "").count("|") for text in lines}) == 1
     assert "<b>" not in markdown(table)
+
+
+def test_select_can_be_shown_in_place_of_test(tmp_path: Path) -> None:
+    make_run(tmp_path, rating(0.5, select=0.7), seed=0)
+    make_run(tmp_path, rating(0.9, select=0.8), seed=1)
+    (table,) = make_tables(settle(collect([tmp_path]).runs), on="select")
+    assert line(table, "DNIS (unpruned)")["mse_mean"] == pytest.approx(0.75)
+    assert "on the 5 select rows of the three_way split" in caption(table)

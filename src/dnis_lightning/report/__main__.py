@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from dnis_lightning.errors import UserError
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after a sentence on stderr."""
     try:
         given = _parser().parse_args(arguments)
-        _report(given.paths, given.to, given.against)
+        _report(given.paths, given.to, given.against, given.on)
     except UserError as fault:
         print(fault, file=sys.stderr)
         return 1
@@ -55,10 +55,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SEARCH",
         help="the search whose best row the others are tested against, as in search=... of the runs (default: dnis)",
     )
+    parser.add_argument(
+        "--on",
+        choices=("test", "select"),
+        default="test",
+        help="the split whose metrics are shown; choices, as of an L2, are made on select (default: test)",
+    )
     return parser
 
 
-def _report(paths: Sequence[Path], to: Path, against: str | None) -> None:
+def _report(paths: Sequence[Path], to: Path, against: str | None, on: Literal["test", "select"]) -> None:
     # pandas and pydantic are loaded when the command line is right
     from dnis_lightning.report.collect import collect
     from dnis_lightning.report.layout import READING, markdown
@@ -71,7 +77,7 @@ def _report(paths: Sequence[Path], to: Path, against: str | None) -> None:
         print(f"passed over: {line}", file=sys.stderr)
     settled = settle(collected.runs)
     _check_search(against, sorted(settled.frame["search"].unique()))
-    tables = make_tables(settled, against or "dnis")
+    tables = make_tables(settled, against or "dnis", on)
     page = write(to, settled, tables, collected.skipped)
     for line in (
         *map(markdown, tables),

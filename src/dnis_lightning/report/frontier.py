@@ -22,7 +22,7 @@ MIB = 2**20
 
 @rc_context(STYLE)
 def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figure:
-    """Test metrics against the bytes of the table, with the Pareto front: a panel for each metric.
+    """Metrics against the bytes of the table, with the Pareto front: a panel for each metric.
 
     points: a line for each row of a table, with `series` (points of one are joined), `name` (of the point within it),
     `bytes`, and for each metric m `m_mean` and `m_std`; lines without a mean are left out, a NaN spread has no bar.
@@ -37,7 +37,7 @@ def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figu
             _series(axes, seen[seen["series"] == name].sort_values("place"), metric, number, name)
         _front(axes, seen, metric)
         way = "larger" if larger_is_better(metric) else "smaller"
-        axes.set_ylabel(f"{title(metric)} on test ({way} is better)")
+        axes.set_ylabel(f"{title(metric)} ({way} is better)")
     _label_bytes(axes, points["bytes"].to_numpy(float))
     handles, labels = _legend(figure.axes)
     figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=9)

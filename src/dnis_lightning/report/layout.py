@@ -98,8 +98,8 @@ def heading(table: Table) -> str:
 
 READING = (
     "A row is one method with its settings and cut; nothing is averaged but seeds. Labels name the fewest settings "
-    "that tell the rows of one method apart; runs.csv has all. Metrics are means on the test rows ± standard "
-    "deviation (n − 1) over seeds. Bold: the best of a model's column, underlined: the second, by the digits printed.",
+    "that tell the rows of one method apart; runs.csv has all. Metrics are means ± standard deviation "
+    "(n − 1) over seeds. Bold: the best of a model's column, underlined: the second, by the digits printed.",
     "Params: the embedding table as shipped in fp32, in its smallest layout, indices included. Entries: how many "
     "values it keeps. COO .npz: the file that the authors of DNIS measured, to be held against the paper's Params (M).",
     "Time: mean of preparing, search, training and the cut of this row, without the other cuts of the same run; of "
@@ -123,8 +123,8 @@ def _what(table: Table) -> Iterator[str]:
     ways = ", ".join(
         f"{title(m)} (the {'larger' if larger_is_better(m) else 'smaller'} the better)" for m in table.metrics
     )
-    rows = int(table.runs["rows_test"].iloc[0])
-    yield f"{ways} on the {rows:,} test rows of the {table.split} split, over {over}."
+    rows = int(table.runs[f"rows_{table.on}"].iloc[0])
+    yield f"{ways} on the {rows:,} {table.on} rows of the {table.split} split, over {over}."
     if table.common:
         yield f"All rows have {', '.join(table.common)}."
 

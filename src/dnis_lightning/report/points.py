@@ -26,11 +26,12 @@ class Picture:
     metrics: tuple[str, ...]
     points: pd.DataFrame
     numbers: tuple[int, ...]
+    on: str
 
     @property
     def heading(self) -> str:
         """What is drawn."""
-        return f"{self.data}, {model_title(self.model)}: test metrics against size"
+        return f"{self.data}, {model_title(self.model)}: metrics on {self.on} against size"
 
 
 def pictures(tables: Sequence[Table]) -> list[Picture]:
@@ -57,7 +58,7 @@ def _picture(tables: Sequence[Table], model: str) -> Picture:
     drawn = tuple(metric for metric in metrics if frame[f"{metric}_mean"].notna().any())
     first = tables[0]
     numbers = tuple(table.number for table in tables)
-    return Picture(first.data, first.task, model, drawn, frame, numbers)
+    return Picture(first.data, first.task, model, drawn, frame, numbers, first.on)
 
 
 def _points(table: Table, model: str, split: str) -> Iterator[dict[str, Any]]:

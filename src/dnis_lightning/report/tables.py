@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from dnis_lightning.report import rows
 from dnis_lightning.report.metrics import larger_is_better, model_rank, monitor
 from dnis_lightning.report.settle import USED, Settled
 
+Split = Literal["test", "select"]
 LEAST_SEEDS = 3  # for a paired test
 DIGITS = 4  # of a metric as it is printed; what prints alike is level
 _GROUP = ["data", "task", "split", "split_seed", "rows_test", "features"]
@@ -45,19 +46,23 @@ class Table:
     reference: Mapping[str, str]
     common: tuple[str, ...]
     against: str
+    on: Split
 
 
-def make_tables(settled: Settled, against: str = "dnis") -> list[Table]:
-    """All tables; `against` names the search whose best row on the select split the others are held against."""
+def make_tables(settled: Settled, against: str = "dnis", on: Split = "test") -> list[Table]:
+    """All tables; `against` names the search whose best row on the select split the others are held against.
+
+    on: the split whose metrics they show; choices, as of an L2, are made on select.
+    """
     counting = settled.frame[settled.frame["used"] == USED]
     groups = counting.groupby(_GROUP, dropna=False)
-    return [_table(number, part, settled, against) for number, (_, part) in enumerate(groups, 1)]
+    return [_table(number, part, settled, against, on) for number, (_, part) in enumerate(groups, 1)]
 
 
-def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str) -> Table:
+def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str, on: Split) -> Table:
     runs = rows.with_labels(frame, settled.configs)
     first, metrics = runs.iloc[0], metrics_of(runs)
-    reference = dict(_references(runs, against, metrics))
+    reference = dict(_references(runs, against, metrics, on))
     return Table(
         number,
         first["data"],
@@ -66,10 +71,11 @@ def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str) -> 
         tuple(sorted(runs["model"].unique(), key=model_rank)),
         metrics,
         runs,
-        _summary(runs, metrics, reference),
+        _summary(runs, metrics, reference, on),
         reference,
         tuple(rows.in_common([settled.configs[name] for name in runs["config"].unique()])),
         against,
+        on,
     )
 
 
@@ -79,12 +85,12 @@ def metrics_of(runs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition("/")[2] for name in found))
 
 
-def _references(runs: pd.DataFrame, against: str, metrics: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """For each model the row of a search with the best mean on select: of those with test metrics, if there are any."""
+def _references(runs: pd.DataFrame, against: str, metrics: tuple[str, ...], on: Split) -> Iterator[tuple[str, str]]:
+    """For each model the row of a search with the best mean on select: of those with figures, if there are any."""
     decisive = monitor(runs["task"].iloc[0], metrics)
     sign = -1 if larger_is_better(decisive) else 1
     for model, part in runs[runs["search"] == against].groupby("model"):
-        tested = part[values(part, f"test/{decisive}").notna()]
+        tested = part[values(part, f"{on}/{decisive}").notna()]
         part = tested if len(tested) else part
         means = (sign * values(part, f"select/{decisive}")).groupby(part["place"]).mean()
         place = means.idxmin() if means.notna().any() else part["place"].min()
@@ -97,12 +103,12 @@ def values(runs: pd.DataFrame, name: str) -> pd.Series:
     return column.astype(float)
 
 
-def _summary(runs: pd.DataFrame, metrics: tuple[str, ...], reference: Mapping[str, str]) -> pd.DataFrame:
+def _summary(runs: pd.DataFrame, metrics: tuple[str, ...], reference: Mapping[str, str], on: Split) -> pd.DataFrame:
     lines = []
     for model, part in runs.groupby("model"):
         groups = {str(row): one.set_index("seed") for row, one in part.groupby("row")}
         against = groups.get(reference.get(str(model), ""))
-        lines += [_line(one, against, metrics) for one in groups.values()]
+        lines += [_line(one, against, metrics, on) for one in groups.values()]
     summary = pd.DataFrame(lines).sort_values(["place", "model"], ignore_index=True)
     for metric in metrics:
         marks = [marked(part[f"{metric}_mean"], metric) for _, part in summary.groupby("model")]
@@ -110,7 +116,7 @@ def _summary(runs: pd.DataFrame, metrics: tuple[str, ...], reference: Mapping[st
     return summary
 
 
-def _line(one: pd.DataFrame, against: pd.DataFrame | None, metrics: tuple[str, ...]) -> dict[str, Any]:
+def _line(one: pd.DataFrame, against: pd.DataFrame | None, metrics: tuple[str, ...], on: Split) -> dict[str, Any]:
     """One row of one model: its runs, by seed."""
     told = (
         "data",
@@ -133,19 +139,19 @@ def _line(one: pd.DataFrame, against: pd.DataFrame | None, metrics: tuple[str, .
     line |= {name: values(one, name).mean(skipna=False) for name in sizes}
     line["seconds_ratio"] = np.nan if against is None else line["seconds"] / values(against, "seconds").mean()
     for metric in metrics:
-        line |= _metric_columns(one, against, metric)
+        line |= _metric_columns(one, against, metric, on)
     return line
 
 
-def _metric_columns(one: pd.DataFrame, against: pd.DataFrame | None, metric: str) -> dict[str, float]:
-    """Mean and spread of the test metric; NaN where a run has none, so that a diverged run is not left out."""
-    test = values(one, f"test/{metric}")
-    other = test.iloc[:0] if against is None else values(against, f"test/{metric}")
-    difference, p = paired(test, other)
+def _metric_columns(one: pd.DataFrame, against: pd.DataFrame | None, metric: str, on: Split) -> dict[str, float]:
+    """Mean and spread of a metric; NaN where a run has none, so that a diverged run is not left out."""
+    ours = values(one, f"{on}/{metric}")
+    other = ours.iloc[:0] if against is None else values(against, f"{on}/{metric}")
+    difference, p = paired(ours, other)
     select = values(one, f"select/{metric}").mean(skipna=False)
     return {
-        f"{metric}_mean": test.mean(skipna=False),
-        f"{metric}_std": test.std(ddof=1, skipna=False),
+        f"{metric}_mean": ours.mean(skipna=False),
+        f"{metric}_std": ours.std(ddof=1, skipna=False),
         f"{metric}_difference": difference,
         f"{metric}_p": p,
         f"{metric}_select_mean": select,
