@@ -130,8 +130,8 @@ def test_clicks_have_auc_and_logloss(tmp_path: Path) -> None:
     assert set(result["unpruned"]["metrics"]) == {"select/auc", "select/logloss", "test/auc", "test/logloss"}
 
 
-@pytest.mark.parametrize("numeric", ["scalar", "log2"])
-def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path: Path) -> None:
+def write_clicks(folder: Path) -> None:
+    """A small file in Criteo's format, without rhyme or reason."""
     rng = np.random.default_rng(0)
     rows = [
         "\t".join(
@@ -141,7 +141,12 @@ def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path
         )
         for _ in range(1500)
     ]
-    (tmp_path / "train.txt").write_text("\n".join(rows) + "\n")
+    (folder / "train.txt").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("numeric", ["scalar", "log2"])
+def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path: Path) -> None:
+    write_clicks(tmp_path)
     quick = [one for one in TINY_DNIS if not one.startswith("data")]
     arguments = ("data=criteo", f"data.root={tmp_path}", f"data.numeric={numeric}", "model=fm", "data.batch_size=256")
     folder, result = result_of(dnis(tmp_path, *arguments, *quick, "search.blocking=decades"))
@@ -149,6 +154,18 @@ def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path
     assert result["rows"] == {"train": 1200, "search": 75, "select": 75, "test": 150}
     assert all(np.isfinite(value) for cut in result["pruned"] for value in cut["metrics"].values())
     assert rebuild(folder, "cr:4").table.weight.shape == (result["features"], 6)
+
+
+@pytest.mark.parametrize("search", ["random", "mde", "pep"])
+def test_rivals_go_with_clicks_numbers_and_blocks_without_features(search: str, tmp_path: Path) -> None:
+    write_clicks(tmp_path)
+    arguments = ("data=criteo", f"data.root={tmp_path}", "model=deepfm", "model.hidden=[8]", "data.batch_size=256")
+    few = {"random": ["search.trials=2"], "mde": ["search.temperatures=[0.5]"], "pep": ["prune.threshold_epochs=2"]}
+    small = ("search.base_dim=4", "trainer.max_epochs=2", "trainer.threads=1", "profile=authors")
+    folder, result = result_of(dnis(tmp_path, *arguments, *small, f"search={search}", *few[search]))
+    assert result["blocks"] == 6, "decades: most of them have no feature here"
+    assert np.isfinite(result["unpruned"]["metrics"]["test/logloss"])
+    assert rebuild(folder).scheme().kept == result["unpruned"]["kept"]
 
 
 @pytest.mark.parametrize(

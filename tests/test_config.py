@@ -93,6 +93,10 @@ def test_the_command_line_overrides_a_profile() -> None:
         (["search.rates=[3]", "search.budget=cr:20"], "search.rates: search.budget is set and takes its place"),
         (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
+        (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
+        (["prune.rounds=3"], "prune.rounds: nothing reads it with prune.schedule=one_shot; it is of iterative"),
+        (["search=pep", "prune.finetune_epochs=3"], "prune.finetune_epochs: nothing reads it with prune.schedule=thr"),
+        (["search=mde", "search.temperatures=[]"], "search.method.temperatures: it list should have at least 1 item"),
         (["~search.rates"], "search.rates: no value; write search.rates=..."),
         (["data.mean=nan"], "data.source.mean: it should be a finite number"),
     ],
@@ -255,6 +259,8 @@ def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
     assert told == {"mf": config.data.default_l2, "fm": config.data.default_l2, **config.data.l2_of}
     assert composed("data=movielens-1m", "model=mlp", "profile=paper").model.l2 == 0
     assert composed("data=movielens-1m", "model=mlp", "model.l2=0.5").model.l2 == 0.5
+    given = ["data=movielens-1m", "model=mlp", "data.l2_of.mlp=0.25"]
+    assert check_config(composed(*given), given).model.l2 == 0.25
 
 
 def test_network_pruning_is_iterative_but_for_the_authors() -> None:

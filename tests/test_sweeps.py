@@ -21,6 +21,7 @@ from dnis_lightning.errors import ConfigError
 from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu
 from tests.command import TINY, command, dnis, environment, figures_of, result_of
 from tests.test_config import composed
+from tests.test_resume import curves_of
 from tests.training.test_wandb_panels import history, records
 
 NONE = (*TINY, "search=none", "trainer.max_epochs=1")
@@ -280,7 +281,7 @@ def test_a_sweep_is_a_group_of_runs_on_wandb(tmp_path: Path) -> None:
 
 def test_trials_spread_over_jobs_are_not_trained_again(tmp_path: Path) -> None:
     grid = (*TINY, "search=grid", "search.first=2", "search.stride=4", "search.rates=[2]", "prune.finetune_epochs=1")
-    _, whole = result_of(dnis(tmp_path, *grid))
+    first, whole = result_of(dnis(tmp_path, *grid))
     assert dnis(tmp_path, "-m", *grid, "search.trial=0,1").returncode == 0
     (tmp_path / "outputs" / "synthetic-mf-grid").rename(tmp_path / "away")
     for job in (tmp_path / "away").glob("*-t[01]"):  # all but the whole run
@@ -292,6 +293,11 @@ def test_trials_spread_over_jobs_are_not_trained_again(tmp_path: Path) -> None:
     assert done.stderr.count(": taken from ") == 2
     assert "/fit: epoch" not in done.stderr, "nothing was trained but the cut"
     assert spread["seconds"]["total"] > sum(trial["seconds"] for trial in spread["trials"]), "the time of all is summed"
-    phases = [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
-    assert [number for number, _ in phases] == [str(number) for number in range(1, len(phases) + 1)]
-    assert {phase for _, phase in phases} == {"dim=2/fit", "dim=6/fit", "fine_tune/cr:2"}
+    assert curves_of(folder) == curves_of(tmp_path / "away" / first.name), "cuts of the jobs left no trace"
+
+    for job in (tmp_path / "outputs" / "synthetic-mf-grid").glob("*-t0"):
+        (job / "checkpoints" / "last.ckpt").unlink()
+    shutil.rmtree(folder)
+    again = dnis(tmp_path, *grid, "resume=auto")
+    assert figures_of(result_of(again)[1]) == figures_of(whole)
+    assert again.stderr.count(": taken from ") == 1, "what is no longer there is trained"

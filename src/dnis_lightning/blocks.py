@@ -31,6 +31,11 @@ class Blocks:
         """(L,) the number of features in each block."""
         return np.bincount(self.block_of, minlength=self.count)
 
+    @property
+    def frequency(self) -> np.ndarray:
+        """(L,) how often a feature of each block occurs in train, on the average; 0 for an empty block."""
+        return self.occurrences / np.maximum(self.sizes, 1)
+
 
 def make_blocks(
     frequency: np.ndarray,

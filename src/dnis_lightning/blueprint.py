@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,14 +31,14 @@ from dnis_lightning.search.trial import Trial
 class Blueprint:
     """All that a recommender is built from.
 
-    interaction: its node. std: of the table's start. bias: the start of the global bias, or None.
-    block_of (N,), blocks: see `Blocks`. dims, block_dims, projected: see `Trial`.
+    interaction: its node. std: of the table's start, None for Xavier's √(2 / (N + K)). bias: the start of the global
+    bias, or None. block_of (N,), blocks: see `Blocks`. dims, block_dims, projected: see `Trial`.
     """
 
     space: FeatureSpace
     interaction: dict[str, Any]
     dims: int
-    std: float
+    std: float | None
     first_order: bool
     bias: float | None
     block_of: np.ndarray
@@ -57,7 +58,7 @@ class Blueprint:
             self.space,
             module,
             dims=self.dims,
-            std=self.std,
+            std=self._std,
             first_order=self.first_order,
             global_bias=self.bias,
             table=self._mixed_table(tables_of(module)),
@@ -103,11 +104,15 @@ class Blueprint:
                 f"{path}: not a model description that can be read ({fault}); is this the folder of a run?"
             ) from fault
 
+    @property
+    def _std(self) -> float:
+        return math.sqrt(2 / (self.space.features + max(self.dims, 1))) if self.std is None else self.std
+
     def _mixed_table(self, copies: int) -> MixedTable | None:
         if self.block_dims is None:
             return None
         return MixedTable(
-            self.block_of, self.block_dims, self.dims, copies=copies, projected=self.projected, std=self.std
+            self.block_of, self.block_dims, self.dims, copies=copies, projected=self.projected, std=self._std
         )
 
 

@@ -35,9 +35,7 @@ def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Bluepr
     blocks = blocks_of(settings, prepared)
     mean = float(np.asarray(prepared.dataset.label[prepared.split.train], dtype=np.float64).mean())
     bias = task.base_logit(mean) if model.global_bias == "mean" else {"zero": 0.0, "none": None}[model.global_bias]
-    std = (
-        float(np.sqrt(2 / (space.features + max(search.base_dim, 1)))) if model.init == "xavier" else float(model.init)
-    )
+    std = None if model.init == "xavier" else float(model.init)
     return Blueprint(
         space, model.interaction, search.base_dim, std, model.first_order, bias, blocks.block_of, blocks.count
     )
@@ -76,19 +74,24 @@ def check_method(settings: Settings) -> None:
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
     if budgets(settings) or settings.prune.thresholds:
-        _check_pruning(settings, gated=method.gated)
+        _check_pruning(settings, gated=method.gated, projected=getattr(method, "projected", False))
     if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
         raise ConfigError(
             f"sweep.minimise={settings.sweep.minimise}: there is no such cut; choose one of {', '.join(known)}"
         )
 
 
-def _check_pruning(settings: Settings, *, gated: bool) -> None:
+def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
     by, schedule, name = settings.prune.by, settings.prune.schedule, settings.search.name
     if by == "gates" and not gated:
         raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
     if by == "gates" and schedule != "one_shot":
         raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
+    if projected and schedule == "thresholds":
+        raise ConfigError(
+            f"prune.schedule=thresholds: entries of projected tables have no thresholds; take another, or "
+            f"search.projected=false with search={name}"
+        )
     if gated and schedule == "thresholds":
         raise ConfigError(f"prune.schedule=thresholds: it starts afresh, without the gates of search={name}; take pep")
 

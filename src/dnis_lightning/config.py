@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -173,8 +173,10 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     """A sentence on each key that the user set and nothing reads: not in the schema, in a node, or interpolated."""
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(raw, dict)
-    read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", json.dumps(raw, default=str))) | set(_schema_keys(Settings))
-    inside = tuple(f"{path}." for path, _ in _nodes(raw))
+    text = json.dumps(raw, default=str)
+    read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", text)) | set(_schema_keys(Settings))
+    chosen_from = re.findall(r"\$\{oc\.select:([a-z_.]+)\.\$", text)
+    inside = tuple(f"{path}." for path in [*chosen_from, *(path for path, _ in _nodes(raw))])
     groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
     for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
         if (
@@ -202,6 +204,30 @@ def _idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
         yield "model.l2_bias: there are no first-order terms with model.first_order=false"
+    yield from _idle_pruning(config, sorted(key for key in given if key.startswith("prune.")))
+
+
+_ONLY_OF = {
+    "prune.rounds": "iterative",
+    "prune.round_epochs": "iterative",
+    "prune.gradual_epochs": "gradual",
+    **{f"prune.threshold_{name}": "thresholds" for name in ("epochs", "start", "lr", "decay", "per")},
+}
+"""The schedule of cuts that reads a key."""
+
+
+def _idle_pruning(config: DictConfig, given: Sequence[str]) -> Iterator[str]:
+    if not OmegaConf.is_dict(config.get("prune")):
+        return
+    search, prune = config.search, config.prune
+    nothing = not (search.get("rates") or search.get("budget") or prune.get("thresholds"))
+    for key in given:
+        if nothing and key != "prune.thresholds":
+            yield f"{key}: nothing is cut; say to what, as search.rates=[2], or leave it out"
+        elif _ONLY_OF.get(key, schedule := prune.get("schedule")) != schedule:
+            yield f"{key}: nothing reads it with prune.schedule={schedule}; it is of {_ONLY_OF[key]}"
+        elif key == "prune.finetune_epochs" and schedule == "thresholds":
+            yield f"{key}: nothing reads it with prune.schedule=thresholds, which trains what is kept in any case"
 
 
 def _schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -103,7 +103,7 @@ class Cutter:
     def _chosen(self, model: Recommender, kept: int) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
         if isinstance(model.selection, SoftThreshold):
-            return model.selection.chosen(model.table.entries(), kept)
+            return model.selection.chosen(model.table.entries(), kept, model.table.kept())
         return largest(model.merged_table(), kept, model.table.kept())
 
     def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:

@@ -20,6 +20,7 @@ from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, find_folder, is_rank_zero, logging_to
 from dnis_lightning.run import Run
 from dnis_lightning.settings import Settings
+from dnis_lightning.spread import has_trained
 from dnis_lightning.training.wandb_panels import finish
 
 
@@ -63,7 +64,7 @@ def finished_trials(config: DictConfig, settings: Settings, folder: RunFolder, d
         alone = copy.deepcopy(config)
         alone.search.trial = number
         job = find_folder(folder.path.parents[1], folder.path.parent.name, fingerprint(alone, data))
-        if job is not None and job.finished():
+        if job is not None and has_trained(job):
             found[number] = job
     return found
 

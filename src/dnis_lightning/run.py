@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dnis_lightning import build, result
-from dnis_lightning.blueprint import build_interaction, construct, load_best, pruned_model, save_best
+from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best
 from dnis_lightning.cutting import Cutter, Metrics
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
@@ -78,8 +78,10 @@ class Run:
         """All steps; returns what `result.json` holds."""
         trials = self._trials()
         model = self._best_model()
-        unpruned = self._unpruned(model)
-        cutter = self._cutter()
+        # N·K, by which compression is counted; twice that for a model with two tables
+        whole = self.blueprint.space.features * self.settings.search.base_dim * tables_of(model.interaction)
+        unpruned = self._unpruned(model, whole)
+        cutter = self._cutter(whole)
         bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
         cuts = [cutter.cut(bound, model) for bound in bounds]
         self._test(unpruned, cuts, model)
@@ -166,31 +168,25 @@ class Run:
         model.load_weights(load_best(self.folder)["recommender"])
         return model
 
-    def _unpruned(self, model: Recommender) -> dict[str, Any]:
+    def _unpruned(self, model: Recommender, whole: int) -> dict[str, Any]:
         """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then."""
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
             rest = {name: tensor.numpy() for name, tensor in model.rest().items()}
             scheme.save(self.folder.scheme("unpruned"), rest)
-        sizes = result.scheme_size(scheme, self._whole) | result.other_sizes(model)
+        sizes = result.scheme_size(scheme, whole) | result.other_sizes(model)
         return sizes | {"metrics": self._evaluate(model, "select")}
 
-    def _cutter(self) -> Cutter:
+    def _cutter(self, whole: int) -> Cutter:
         return Cutter(
             self.pruning,
             self.phases,
             self.folder,
-            whole=self._whole,
+            whole=whole,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=lambda model: self._evaluate(model, "select"),
             score=self._score,
         )
-
-    @property
-    def _whole(self) -> int:
-        """N·K, by which compression is counted; K is search.base_dim, or twice that for a model with two tables."""
-        tables = tables_of(build_interaction(self.blueprint.interaction, fields=self.blueprint.space.fields, dims=1))
-        return self.blueprint.space.features * self.settings.search.base_dim * tables
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""

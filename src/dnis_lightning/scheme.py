@@ -119,14 +119,14 @@ class Scheme:
         return len(np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))) if rows.size else min(self.features, 1)
 
     def coo_npz_bytes(self) -> int:
-        """Bytes of the table as `scipy.sparse.save_npz` writes it, compressed, in COO.
+        """Bytes of the table as `scipy.sparse.save_npz` writes it, compressed, in COO; and of projections as they are.
 
         This is what the authors of DNIS measured: what the paper's "Params (M)" are to be held against.
         """
         file, places = io.BytesIO(), (self._rows(), self.positions)
         matrix = sparse.coo_matrix((self.values, places), shape=(self.features, self.base_dim))
         sparse.save_npz(file, matrix, compressed=True)
-        return file.getbuffer().nbytes
+        return file.getbuffer().nbytes + 4 * sum(matrix.size for matrix in self.projections.values())
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""

@@ -9,6 +9,11 @@ from dnis_lightning.paths import whole_file
 from dnis_lightning.training.journal import Journal
 
 
+def has_trained(job: RunFolder) -> bool:
+    """Whether a finished job still has what can be taken over: its journal and the weights of its trial."""
+    return job.finished() and job.checkpoint.is_file() and job.best.is_file()
+
+
 def take_over(job: RunFolder, trial: str, journal: Journal) -> None:
     """Note a trial's steps, curves and time in a run's journal, as if the run had trained it itself."""
     other = Journal.open(job.checkpoint)
@@ -17,12 +22,13 @@ def take_over(job: RunFolder, trial: str, journal: Journal) -> None:
             journal.done[step] = facts
     journal.before += other.done[f"trial/{trial}"]["seconds"]
     history, more = journal.history, other.history
-    rows = [*history.get("rows", []), *more.get("rows", [])]
-    shift = len(rows) - len(more.get("rows", []))
+    before = list(history.get("rows", []))
+    # the job's cuts, which come after its trial, are made anew
+    rows = [row for row in more.get("rows", []) if row["phase"].startswith(f"{trial}/")]
     journal.history = {
-        "rows": [row | {"epoch": number} for number, row in enumerate(rows, 1)],
+        "rows": before + [row | {"epoch": len(before) + row["epoch"]} for row in rows],
         "gates": [*history.get("gates", []), *more.get("gates", [])],
-        "gate_epochs": [*history.get("gate_epochs", []), *(epoch + shift for epoch in more.get("gate_epochs", []))],
+        "gate_epochs": [*history.get("gate_epochs", []), *(len(before) + e for e in more.get("gate_epochs", []))],
     }
 
 

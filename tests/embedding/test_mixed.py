@@ -109,3 +109,11 @@ def test_projections_travel() -> None:
 
 def test_no_rows() -> None:
     assert table(projected=True)(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3, 4)
+
+
+def test_a_block_may_have_no_features() -> None:
+    mixed = MixedTable(np.array([0, 2, 2]), (3, 2, 1), 3, copies=2, projected=True)
+    assert mixed.entries().shape == mixed.kept().shape == (3, 6)
+    assert mixed(torch.tensor([[0, 2]])).shape == (1, 2, 6)
+    mixed.keep(mixed.entries(), None)
+    mixed.fill_with_means([2], [(0, 3)])

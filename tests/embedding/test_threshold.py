@@ -45,9 +45,12 @@ def test_thresholds_learn_by_the_loss() -> None:
 def test_what_is_left_is_noted_when_few_enough_are_above() -> None:
     layer = SoftThreshold(2, 2, start=0.0)  # σ(0) = 0.5
     table = torch.tensor([[0.9, -0.7], [0.6, 0.1]])
-    layer.note_if_few(table, 2)
+    everywhere = torch.ones(2, 2, dtype=torch.bool)
+    layer.note_if_few(table, 2, everywhere)
     assert not layer.left.any(), "three are above"
-    assert layer.chosen(table, 2).tolist() == [[True, True], [False, False]]
-    layer.note_if_few(table, 3)
+    assert layer.chosen(table, 2, everywhere).tolist() == [[True, True], [False, False]]
+    but_one = torch.tensor([[False, True], [True, True]])
+    assert layer.chosen(table, 2, but_one).tolist() == [[False, True], [True, False]], "of those that are there"
+    layer.note_if_few(table, 3, everywhere)
     assert layer.left.tolist() == [[True, True], [True, False]]
-    assert torch.equal(layer.chosen(torch.zeros(2, 2), 3), layer.left)
+    assert torch.equal(layer.chosen(torch.zeros(2, 2), 3, everywhere), layer.left)

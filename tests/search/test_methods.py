@@ -57,6 +57,14 @@ def test_random_sequences_descend_and_are_drawn_by_the_seed() -> None:
     assert drawn(1) != sequences
 
 
+def test_random_widths_follow_the_frequency_also_where_each_field_has_its_blocks() -> None:
+    frequency, field_of = np.array([9, 1, 90, 5, 70, 3]), np.array([0, 0, 0, 1, 1, 1])
+    blocks = make_blocks(frequency, field_of, blocks=3, per="field")
+    for trial in RandomSearch(base_dim=64, trial_count=9, seed=0, **STOPPING).trials(blocks):
+        width_of = np.array(trial.block_dims)[blocks.block_of]
+        assert (np.diff(width_of[np.argsort(-frequency)]) <= 0).all()
+
+
 def test_random_widths_are_equally_likely() -> None:
     method = RandomSearch(base_dim=4, trial_count=4000, seed=0, **STOPPING)
     counts = np.bincount(np.array([trial.block_dims for trial in trials_of(method)]).ravel(), minlength=5)[1:]
@@ -70,12 +78,12 @@ def test_mde_by_hand() -> None:
     )
     told = {trial.name: (trial.dims, trial.block_dims) for trial in trials_of(method)}
     assert told == {
-        "tau=0,base=16": (16, (16, 16, 16)),
-        "tau=0,base=32": (32, (32, 32, 32)),
-        "tau=0.5,base=16": (16, (16, 8, 4)),  # (1/4)^½ = 1/2, (1/16)^½ = 1/4
-        "tau=0.5,base=32": (32, (32, 16, 8)),
-        "tau=1,base=16": (16, (16, 4, 1)),
-        "tau=1,base=32": (32, (32, 8, 2)),
+        "tau=0,base=16": (None, (16, 16, 16)),  # all rows are projected to K = 32
+        "tau=0,base=32": (None, (32, 32, 32)),
+        "tau=0.5,base=16": (None, (16, 8, 4)),  # (1/4)^½ = 1/2, (1/16)^½ = 1/4
+        "tau=0.5,base=32": (None, (32, 16, 8)),
+        "tau=1,base=16": (None, (16, 4, 1)),
+        "tau=1,base=32": (None, (32, 8, 2)),
     }
     assert method.trial_count == 6
     assert all(trial.projected for trial in trials_of(method))
@@ -93,4 +101,4 @@ def test_mde_has_sixteen_settings_by_default() -> None:
         base_dim=64, temperatures=temperatures, base_dims=[0.5, 1.0], rounding="nearest", projected=True, **STOPPING
     )
     assert method.trial_count == 16
-    assert {trial.dims for trial in trials_of(method)} == {32, 64}
+    assert {max(trial.block_dims) for trial in trials_of(method)} == {32, 64}

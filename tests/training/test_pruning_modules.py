@@ -56,7 +56,7 @@ def test_thresholds_rise_until_few_enough_entries_are_left(tmp_path: Path) -> No
     assert facts["best_epoch"] == facts["epochs"], "with the last weights, not the best"
     assert int(model.selection.left.sum()) == kept
     assert int((model.merged_table() != 0).sum()) <= kept
-    assert torch.equal(model.selection.chosen(model.table.entries(), kept), model.selection.left)
+    assert torch.equal(model.selection.chosen(model.table.entries(), kept, model.table.kept()), model.selection.left)
 
 
 def test_thresholds_have_a_rate_of_their_own_spread_over_an_epoch(tmp_path: Path) -> None:

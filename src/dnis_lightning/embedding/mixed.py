@@ -71,7 +71,8 @@ class MixedTable(nn.Module):
         """(N, copies · K), a copy: what the table holds, zeros where a block has no dimension or the mask no entry."""
         padded = self.blocks[0].new_zeros(len(self.block_of), self.copies, self.dims)
         for l, block in enumerate(self.blocks):
-            padded[self.block_of == l, :, : self.block_dims[l]] = block.view(len(block), self.copies, -1)
+            shape = (len(block), self.copies, self.block_dims[l])
+            padded[self.block_of == l, :, : self.block_dims[l]] = block.view(shape)
         padded = padded.view(len(self.block_of), -1)
         return padded if self.mask is None else padded * self.mask
 

@@ -46,16 +46,20 @@ class SoftThreshold(nn.Module):
         return table.sign() * self.margin(table).clamp(min=0)
 
     @torch.no_grad()
-    def note_if_few(self, table: Tensor, kept: int) -> None:
-        """Note in `left` the `kept` entries of largest margin once no more are above their thresholds."""
+    def note_if_few(self, table: Tensor, kept: int, there: Tensor) -> None:
+        """Note in `left` the `kept` entries of largest margin once no more are above their thresholds; see `chosen`."""
         if int((self.margin(table) > 0).sum()) <= kept:
-            self.left = self._farthest(table, kept)
+            self.left = self._farthest(table, kept, there)
 
-    def chosen(self, table: Tensor, kept: int) -> Tensor:
-        """(N, K) bool: what was noted, or else the `kept` entries farthest above their thresholds, or least below."""
-        return self.left if self.left.any() else self._farthest(table, kept)
+    def chosen(self, table: Tensor, kept: int, there: Tensor) -> Tensor:
+        """(N, K) bool: what was noted, or else the `kept` entries farthest above their thresholds, or least below.
 
-    def _farthest(self, table: Tensor, kept: int) -> Tensor:
+        there (N, K) bool: the entries to choose among.
+        """
+        return self.left if self.left.any() else self._farthest(table, kept, there)
+
+    def _farthest(self, table: Tensor, kept: int, there: Tensor) -> Tensor:
+        margin = self.margin(table).masked_fill(~there, -torch.inf)
         mask = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
-        mask[self.margin(table).flatten().topk(min(kept, table.numel()), sorted=False).indices] = True
+        mask[margin.flatten().topk(min(kept, int(there.sum())), sorted=False).indices] = True
         return mask.view_as(table)

@@ -42,6 +42,7 @@ class Seconds(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     total: float
+    prepare: float = 0.0
 
 
 class Rows(BaseModel):
@@ -77,6 +78,7 @@ class Result(BaseModel):
     pruned: tuple[Part, ...]
     seconds: Seconds
     chosen_dim: Any = None
+    schedule: str = ""
     blocks: int | None = None
     l2: float | None = None
     l2_bias: float | None = None

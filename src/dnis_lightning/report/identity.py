@@ -15,7 +15,7 @@ Flat = Mapping[str, str]
 PROFILE, WIDTH, BLOCKS, PRUNE = "profile", "search.base_dim", "search.blocks", "prune."
 # where and how things are kept and reported; these change no figure
 _ANYWHERE = {"resume", "output_dir", "root", "cache", "threads", "progress", "checkpoint_every_n_steps", "mirrors"}
-_TOP = {"seed", "logger", "hydra"}
+_TOP = {"seed", "logger", "sweep", "hydra"}
 _DEFAULTS = ("data.default_", "data.authors_")  # stand in other keys already, wherever something reads them
 _ASKED = {"search.trial", "search.rates", "search.budget", "prune.thresholds"}  # which trial, and which cuts, to make
 _PLUMBING = (".method.", ".source.", ".node.", ".interaction.", "features", "fields", "rows.")

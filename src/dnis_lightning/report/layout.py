@@ -103,7 +103,8 @@ READING = (
     "Params: the embedding table as shipped in fp32, in its smallest layout, indices included. Entries: how many "
     "values it keeps. COO .npz: the file that the authors of DNIS measured, to be held against the paper's Params (M).",
     "Time: mean of preparing, search, training and the cut of this row, without the other cuts of the same run; of "
-    "single-trial jobs the sum. Time ÷ ref.: that, divided by the reference row's.",
+    "single-trial jobs the sum; a cut by learned thresholds starts afresh and is not charged with the unpruned model. "
+    "Time ÷ ref.: that, divided by the reference row's.",
     f"Δ: mean difference to the reference row over the seeds that both have, and p of the two-sided paired t-test, "
     f"from {LEAST_SEEDS} such seeds on. With 3 seeds a p-value says little: it rests on two degrees of freedom, knows "
     "nothing of other splits of the data, and is not corrected for the number of rows.",

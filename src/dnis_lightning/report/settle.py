@@ -105,11 +105,13 @@ def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict
     base = identity.without_pruning(entry.config)
     jobs = entry.jobs or (entry.run,)
     alone = sum(job.result.seconds.total - sum(cut.seconds for cut in job.result.pruned) for job in jobs)
+    starts_afresh = entry.run.result.schedule == "thresholds"  # its cuts need nothing of the unpruned model
     for part in (entry.run.result.unpruned, *entry.run.result.pruned):
         config = entry.config if part.budget else base
         row = {"config": identity.name(config), "base": identity.name(base)}
         configs.setdefault(row["config"], config)
-        yield {**_run_columns(entry), **row, **_part_columns(part), "seconds": max(alone, 0.0) + part.seconds}
+        before = entry.run.result.seconds.prepare if part.budget and starts_afresh else max(alone, 0.0)
+        yield {**_run_columns(entry), **row, **_part_columns(part), "seconds": before + part.seconds}
 
 
 def _run_columns(entry: _Entry) -> dict[str, Any]:

@@ -21,8 +21,8 @@ class MDE:
     """One trial for each temperature τ and base dimension d̄ (Ginart et al. 2019, algorithm 2, their α is τ here).
 
     A block's rows have d_l ∝ p_l^τ dimensions, p_l being the probability that a feature of the block occurs, averaged
-    over its features; the widest block has d̄. Narrower rows are widened by a projection learned with them
-    (`projected`), or by zeros, as the DNIS authors' code does.
+    over its features; the widest block has d̄. Rows of fewer than K dimensions are widened to K by a projection learned
+    with them (`projected`), or by zeros, as the DNIS authors' code does.
     base_dims: each d̄ as a share of K. rounding: to whole numbers, or to powers of two as Ginart et al. do.
     """
 
@@ -32,8 +32,8 @@ class MDE:
         self,
         *,
         base_dim: Count,
-        temperatures: list[Share],
-        base_dims: list[Annotated[float, Field(gt=0, le=1)]],
+        temperatures: Annotated[list[Share], Field(min_length=1)],
+        base_dims: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)],
         rounding: Rounding,
         projected: bool,
         max_epochs: Count,
@@ -47,13 +47,11 @@ class MDE:
 
     def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
         """The trials: all base dimensions of the smallest temperature, then of the next."""
-        sizes = np.maximum(blocks.sizes, 1)
         for temperature, base in self.settings:
             yield Trial(
                 f"tau={temperature:g},base={base}",
                 (Phase("fit", "train+search", self.stopping),),
-                dims=base,
-                block_dims=power_law(blocks.occurrences / sizes, temperature, base, self.rounding),
+                block_dims=power_law(blocks.frequency, temperature, base, self.rounding),
                 projected=self.projected,
             )
 

@@ -28,6 +28,8 @@ class RandomSearch:
     def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
         """The trials, as drawn."""
         rng = np.random.default_rng(self.seed)
+        ranks = np.argsort(np.argsort(-blocks.frequency, kind="stable"))
         for number in range(self.trial_count):
-            widths = tuple(sorted(rng.integers(1, self.base_dim + 1, blocks.count).tolist(), reverse=True))
+            descending = np.sort(rng.integers(1, self.base_dim + 1, blocks.count))[::-1]
+            widths = tuple(descending[ranks].tolist())
             yield Trial(f"draw={number}", (Phase("fit", "train+search", self.stopping),), block_dims=widths)

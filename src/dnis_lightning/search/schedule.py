@@ -71,7 +71,9 @@ class Gradual:
     def steps(self, start: int, kept: int) -> list[CutStep]:
         """The closing, and the fine-tuning of what it leaves."""
         training = Stopping(self.epochs, self.epochs, least_epochs=self.epochs)
-        closing = Phase("gradual", "train+search", training, gradual=GradualStep(start, kept, self.epochs))
+        step = GradualStep(start, kept, self.epochs)
+        # select gets worse while entries go: that is no plateau
+        closing = Phase("gradual", "train+search", training, gradual=step, plateau=False)
         return [CutStep("gradual", None, closing), _last(kept, self.finetune)]
 
 

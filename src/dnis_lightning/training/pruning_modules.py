@@ -77,7 +77,8 @@ class ThresholdModule(FitModule):
         """One step on Θ and s; now and then a count of what is left."""
         super().training_step(batch, batch_idx)
         if self.trainer.global_step % self.every == 0 and not self.arrived:
-            self.selection.note_if_few(self.recommender.table.entries(), self.thresholds.kept)
+            table = self.recommender.table
+            self.selection.note_if_few(table.entries(), self.thresholds.kept, table.kept())
 
     @property
     def selection(self) -> SoftThreshold:
