@@ -85,6 +85,10 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
     by, schedule, name = settings.prune.by, settings.prune.schedule, settings.search.name
     if by == "gates" and not gated:
         raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
+    if settings.prune.thresholds and schedule != "one_shot":
+        raise ConfigError(
+            f"prune.thresholds: a cut at ε is made at once, not with prune.schedule={schedule}; take one_shot, or rates"
+        )
     if by == "gates" and schedule != "one_shot":
         raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
     if projected and schedule == "thresholds":

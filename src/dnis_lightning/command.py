@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dnis_lightning.config import check_config, fingerprint, unread_keys
+from dnis_lightning.config import check_config, fingerprint, idle_keys, unread_keys
 from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
 from dnis_lightning.paths import config_dir, expand
@@ -133,7 +133,7 @@ def job(config: DictConfig, command: str) -> float | None:
         config = _configuration_of(expand(str(config.resume)), str(config.resume), overrides)
         overrides = []
     if many:  # a sweep over options may set keys that only some of them read
-        for sentence in unread_keys(config, overrides):
+        for sentence in (*unread_keys(config, overrides), *idle_keys(config, overrides)):
             print(f"warning: {sentence}", file=sys.stderr)
     settings = check_config(config, () if many else overrides)
     if many:

@@ -29,7 +29,7 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     Raises ConfigError with one line for each fault.
     """
     overrides = list(overrides)
-    faults = [*unread_keys(config, overrides), *_idle_keys(config, overrides)]
+    faults = [*unread_keys(config, overrides), *idle_keys(config, overrides)]
     try:
         faults += [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
@@ -38,7 +38,9 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     assert isinstance(plain, dict)
     settings, wrong = _validated(plain)
     faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
-    faults += [fault for path, node in _nodes(plain) for fault in _check_node(path, node)]
+    raw = OmegaConf.to_container(config, resolve=False)
+    at_nodes = [_as_written(fault, raw) for path, node in _nodes(plain) for fault in _check_node(path, node)]
+    faults += [line for line in at_nodes if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     faults += _wrong_budgets(plain)
     if settings is not None and settings.trainer.devices > 1 and settings.trainer.strategy != "ddp":
         faults.append(f"trainer.devices: {settings.trainer.devices} processes need trainer.strategy=ddp")
@@ -112,6 +114,16 @@ def _expectation(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
+def _as_written(fault: str, raw: Any) -> str:
+    """A sentence on an argument of a node, under the key that the user sets, where the node takes it from there."""
+    path, colon, rest = fault.partition(":")
+    value: Any = raw
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    written = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    return f"{written[1] if written else path}{colon}{rest}"
+
+
 def _nodes(plain: Any, path: str = "") -> Iterator[tuple[str, Node]]:
     if isinstance(plain, dict):
         if "_target_" in plain:
@@ -175,7 +187,7 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     assert isinstance(raw, dict)
     text = json.dumps(raw, default=str)
     read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", text)) | set(_schema_keys(Settings))
-    chosen_from = re.findall(r"\$\{oc\.select:([a-z_.]+)\.\$", text)
+    chosen_from = re.findall(r"\$\{oc\.select:([\w.]+)\.\$", text)
     inside = tuple(f"{path}." for path in [*chosen_from, *(path for path, _ in _nodes(raw))])
     groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
     for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
@@ -193,7 +205,7 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield f"{key}: nothing reads this key{chosen}; is it misspelt?"
 
 
-def _idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     """A sentence on each key that the user set and another key makes idle."""
     given = {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
     if not all(OmegaConf.is_dict(config.get(group)) for group in ("search", "model")):

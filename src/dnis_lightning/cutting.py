@@ -57,6 +57,8 @@ class Cutter:
         started = time.perf_counter()
         mask = cut_mask(unpruned, bound, self.pruning.by, self.whole)
         kept, model = int(mask.sum()), copy.deepcopy(unpruned)
+        if kept == 0 and mask.numel():
+            log.warning("%s: nothing is kept of the table", name)
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
         for one in earlier:
             self._take(one, name, model)

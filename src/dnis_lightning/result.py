@@ -157,10 +157,15 @@ def summary(result: Mapping[str, Any]) -> str:
 def _recovery_lines(recoveries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         f"{name}: mean dims kept per planted block {_rounded(score['kept'])}, planted {_rounded(score['useful'])}; "
-        f"rank correlation {score['rank_correlation']:.2f} (by frequency alone {score['frequency_correlation']:.2f}), "
+        f"rank correlation {_or_dash(score['rank_correlation'])} "
+        f"(by frequency alone {_or_dash(score['frequency_correlation'])}), "
         f"error {score['error']:.2f} (the same for all {score['even_error']:.2f})"
         for name, score in recoveries.items()
     ]
+
+
+def _or_dash(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _rounded(values: Sequence[float]) -> str:

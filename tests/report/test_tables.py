@@ -276,3 +276,12 @@ def test_select_can_be_shown_in_place_of_test(tmp_path: Path) -> None:
     (table,) = make_tables(settle(collect([tmp_path]).runs), on="select")
     assert line(table, "DNIS (unpruned)")["mse_mean"] == pytest.approx(0.75)
     assert "on the 5 select rows of the three_way split" in caption(table)
+
+
+def test_what_a_method_draws_by_its_seed_or_does_not_read_tells_nothing_apart(tmp_path: Path) -> None:
+    for seed in range(3):
+        more = {"config": {"search.method": {"seed": seed, "trial_count": 6}, "search.first": seed, "sweep.jobs": seed}}
+        make_run(tmp_path, rating(0.5 + seed), search="random", seed=seed, **more)
+    make_run(tmp_path, rating(9.0), search="random", seed=0, config={"search.method": {"seed": 0, "trial_count": 16}})
+    (table,) = tables(tmp_path)
+    assert sorted(table.summary["n"]) == [1, 3], "six draws and sixteen are two methods, three seeds are one"

@@ -17,7 +17,15 @@ PROFILE, WIDTH, BLOCKS, PRUNE = "profile", "search.base_dim", "search.blocks", "
 _ANYWHERE = {"resume", "output_dir", "root", "cache", "threads", "progress", "checkpoint_every_n_steps", "mirrors"}
 _TOP = {"seed", "logger", "sweep", "hydra"}
 _DEFAULTS = ("data.default_", "data.authors_")  # stand in other keys already, wherever something reads them
-_ASKED = {"search.trial", "search.rates", "search.budget", "prune.thresholds"}  # which trial, and which cuts, to make
+_ASKED = {
+    "search.method.seed",
+    "search.trial",
+    "search.rates",
+    "search.budget",
+    "prune.thresholds",
+}  # which trial, and which cuts, to make
+_OF_ALL_SEARCHES = {f"search.{key}" for key in ("name", "base_dim", "blocks", "blocking", "blocks_per")}
+"""What every method reads; all else is in the arguments of its own constructor, and often set for another."""
 _PLUMBING = (".method.", ".source.", ".node.", ".interaction.", "features", "fields", "rows.")
 _TELLING = (PROFILE, WIDTH, "model.l2", BLOCKS, "search.blocking", "optimizer.lr", "model.l2_bias")
 _SHORT = {WIDTH: "K", BLOCKS: "L"}
@@ -93,7 +101,9 @@ def _from_result(result: Result) -> Iterator[tuple[str, str]]:
 
 def _counts(key: str) -> bool:
     top, leaf = key.split(".")[0], key.rpartition(".")[2]
-    return leaf not in _ANYWHERE and top not in _TOP and key not in _ASKED and not key.startswith(_DEFAULTS)
+    if leaf in _ANYWHERE or top in _TOP or key in _ASKED or key.startswith(_DEFAULTS):
+        return False
+    return top != "search" or key in _OF_ALL_SEARCHES or key.startswith("search.method.")
 
 
 def _plain(value: Any) -> Any:

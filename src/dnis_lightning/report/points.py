@@ -46,7 +46,7 @@ def pictures(tables: Sequence[Table]) -> list[Picture]:
 
 def _test_rows(table: Table) -> tuple[Any, ...]:
     first = table.runs.iloc[0]
-    kind = "random" if table.split in _RANDOM else table.split
+    kind = "random" if table.split in _RANDOM and table.on == "test" else table.split
     return table.data, table.task, kind, first["split_seed"], first["rows_test"]
 
 
