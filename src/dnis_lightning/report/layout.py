@@ -37,13 +37,26 @@ class Grid:
 def grid(table: Table) -> Grid:
     """The paper's layout: methods down, models across, for each model size, time and metrics."""
     metrics = [head for metric in table.metrics for head in (title(metric), f"Δ {title(metric)} (p)")]
-    columns = ("Runs", "Params (MiB)", "Entries", "COO .npz (MiB)", "Time", "Time ÷ ref.", *metrics)
+    columns = ("Runs", "Params (MiB)", "Entries", "coo_npz_mib", "Time", "Time ÷ ref.", *metrics)
     lines = {(str(line["row"]), str(line["model"])): line for _, line in table.summary.iterrows()}
     rows = []
     for row in table.summary["row"].drop_duplicates():
         cells = (_cells(table, lines.get((row, model)), model) for model in table.models)
         rows.append((str(row), tuple(cell for part in cells for cell in part)))
-    return Grid(tuple(map(model_title, table.models)), columns, tuple(rows))
+    return _without_empty_columns(Grid(tuple(map(model_title, table.models)), columns, tuple(rows)))
+
+
+def _without_empty_columns(plan: Grid) -> Grid:
+    """Columns that say nothing in any row of any model are left out, but for the metrics themselves."""
+    every = len(plan.columns)
+    said = [{cells[i].text for _, cells in plan.rows for i in range(c, len(cells), every)} for c in range(every)]
+    differences = [c for c, column in enumerate(plan.columns) if column.startswith("Δ ")]
+    kept = [c for c in range(every) if said[c] - {NONE, "", "reference"} or c + 1 in differences]
+    rows = (
+        (label, tuple(cells[start + c] for start in range(0, len(cells), every) for c in kept))
+        for label, cells in plan.rows
+    )
+    return Grid(plan.models, tuple(plan.columns[c] for c in kept), tuple(rows))
 
 
 def _cells(table: Table, line: pd.Series | None, model: str) -> Iterator[Cell]:
@@ -101,7 +114,8 @@ READING = (
     "that tell the rows of one method apart; runs.csv has all. Metrics are means ± standard deviation "
     "(n − 1) over seeds. Bold: the best of a model's column, underlined: the second, by the digits printed.",
     "Params: the embedding table as shipped in fp32, in its smallest layout, indices included. Entries: how many "
-    "values it keeps. COO .npz: the file that the authors of DNIS measured, to be held against the paper's Params (M).",
+    "values it keeps. coo_npz_mib: MiB of the file that the authors of DNIS measured, to be held against the paper's "
+    "Params (M).",
     "Time: mean of preparing, search, training and the cut of this row, without the other cuts of the same run; of "
     "single-trial jobs the sum; a cut by learned thresholds starts afresh and is not charged with the unpruned model. "
     "Time ÷ ref.: that, divided by the reference row's.",

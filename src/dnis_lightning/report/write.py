@@ -53,7 +53,8 @@ def runs(settled: Settled) -> pd.DataFrame:
 
 def tidy(table: Table) -> pd.DataFrame:
     """A line for each method, model and cut, plain numbers: bytes, seconds; `m_p` and so on for each metric m."""
-    return table.summary.drop(columns=_HELPERS)
+    plain = table.summary.assign(coo_npz_mib=table.summary["coo_npz_bytes"] / 2**20)
+    return plain.drop(columns=[*_HELPERS, "coo_npz_bytes"])
 
 
 def _keys(config: Mapping[str, str]) -> dict[str, str]:
