@@ -160,7 +160,7 @@ def test_clicks_with_numbers_are_searched_cut_and_rebuilt(numeric: str, tmp_path
 def test_rivals_go_with_clicks_numbers_and_blocks_without_features(search: str, tmp_path: Path) -> None:
     write_clicks(tmp_path)
     arguments = ("data=criteo", f"data.root={tmp_path}", "model=deepfm", "model.hidden=[8]", "data.batch_size=256")
-    few = {"random": ["search.trials=2"], "mde": ["search.temperatures=[0.5]"], "pep": ["prune.threshold_epochs=2"]}
+    few = {"random": ["search.trials=2"], "mde": ["search.temperatures=[0.5]"], "pep": ["prune.learned_epochs=2"]}
     small = ("search.base_dim=4", "trainer.max_epochs=2", "trainer.threads=1", "profile=authors")
     folder, result = result_of(dnis(tmp_path, *arguments, *small, f"search={search}", *few[search]))
     assert result["blocks"] == 6, "decades: most of them have no feature here"

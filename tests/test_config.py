@@ -14,6 +14,7 @@ from dnis_lightning.config import check_config, fingerprint
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.paths import config_dir
 from dnis_lightning.search.trial import SearchMethod
+from dnis_lightning.sweep.resolvers import register
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -49,6 +50,18 @@ PLUGINS = {
 
 def test_each_preset_of_hydra_has_its_plugin_named_here() -> None:
     assert {option for option in ALL if option.startswith("hydra/")} == set(PLUGINS)
+
+
+@pytest.mark.parametrize("option", list(PLUGINS))
+def test_every_value_of_a_preset_of_hydra_resolves(option: str) -> None:
+    pytest.importorskip(f"hydra_plugins.{PLUGINS[option]}")
+    register()
+    group, name = option.removeprefix("hydra/").split("=")
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("config", overrides=[option], return_hydra_config=True)
+    ours = OmegaConf.load(config_dir() / "hydra" / group / f"{name}.yaml")
+    whole = OmegaConf.to_container(config.hydra[group], resolve=True, throw_on_missing=False)
+    assert (ours.keys() - {"defaults"}) <= whole.keys()
 
 
 @pytest.mark.parametrize("option", ALL)
@@ -95,7 +108,7 @@ def test_the_command_line_overrides_a_profile() -> None:
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
         (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
         (["prune.rounds=3"], "prune.rounds: nothing reads it with prune.schedule=one_shot; it is of iterative"),
-        (["search=pep", "prune.finetune_epochs=3"], "prune.finetune_epochs: nothing reads it with prune.schedule=thr"),
+        (["search=pep", "prune.finetune_epochs=3"], "prune.finetune_epochs: nothing reads it with prune.schedule=lea"),
         (["search=mde", "search.temperatures=[]"], "search.temperatures: it should have at least 1 item"),
         (["~search.rates"], "search.rates: no value; write search.rates=..."),
         (["data.mean=nan"], "data.mean: it should be a finite number"),
@@ -233,7 +246,7 @@ def test_the_papers_tables_have_its_settings(table: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["table2-small", "table3-small"])
-def test_the_small_tables_are_smaller_only(table: str) -> None:
+def test_the_small_tables_keep_models_widths_blocks_rates_and_batches(table: str) -> None:
     big, small = swept(table.removesuffix("-small")), swept(table)
     assert small["model"] == big["model"]
     assert set(big["search"].split(",")) | {"magnitude"} == set(small["search"].split(","))
@@ -266,6 +279,6 @@ def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
 def test_network_pruning_is_iterative_but_for_the_authors() -> None:
     schedules = {p: composed("search=magnitude", f"profile={p}").prune.schedule for p in options("profile")}
     assert schedules == {"default": "iterative", "paper": "iterative", "authors": "one_shot"}
-    assert composed("search=pep", "profile=authors").prune.schedule == "thresholds"
+    assert composed("search=pep", "profile=authors").prune.schedule == "learned"
     projected = {p: composed("search=mde", f"profile={p}").search.method.projected for p in options("profile")}
     assert projected == {"default": True, "paper": True, "authors": False}

@@ -31,7 +31,7 @@ FEWER = {
     "random": ("search.trials=2",),
     "mde": ("search.temperatures=[0.5]",),
     "magnitude": ("prune.rounds=2", "prune.round_epochs=1"),
-    "pep": ("prune.threshold_epochs=2",),
+    "pep": ("prune.learned_epochs=2",),
     "dnis": ("search.search_epochs=2", "search.least_epochs=1"),
 }
 TRIALS = {"grid": ["dim=2", "dim=4"], "random": ["draw=0", "draw=1"], "mde": ["tau=0.5,base=2", "tau=0.5,base=4"]}

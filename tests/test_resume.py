@@ -127,7 +127,7 @@ def test_two_processes_do_not_go_on_in_one_run(tmp_path: Path) -> None:
 STEPWISE = {
     "iterative": (r"round-2/cr:4: epoch", ("search=magnitude", "prune.rounds=3", "prune.round_epochs=3")),
     "gradual": (r"gradual/cr:4: epoch 1[3-9]:", ("search=magnitude", "prune.gradual_epochs=6")),
-    "thresholds": (r"thresholds/cr:4: epoch", ("search=pep", "prune.threshold_epochs=5")),
+    "thresholds": (r"thresholds/cr:4: epoch", ("search=pep", "prune.learned_epochs=5")),
 }
 
 
@@ -151,7 +151,7 @@ from dnis_lightning.search.trial import Phase, Stopping, Trial
 
 
 class TwoWidths:
-    trial_count, gated = 2, False
+    trial_count, gated, projected = 2, False, False
 
     def __init__(self, widths: list[int]):
         self.widths = widths

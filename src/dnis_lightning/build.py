@@ -74,7 +74,7 @@ def check_method(settings: Settings) -> None:
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
     if budgets(settings) or settings.prune.thresholds:
-        _check_pruning(settings, gated=method.gated, projected=getattr(method, "projected", False))
+        _check_pruning(settings, gated=method.gated, projected=method.projected)
     if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
         raise ConfigError(
             f"sweep.minimise={settings.sweep.minimise}: there is no such cut; choose one of {', '.join(known)}"
@@ -91,13 +91,13 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
         )
     if by == "gates" and schedule != "one_shot":
         raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
-    if projected and schedule == "thresholds":
+    if projected and schedule == "learned":
         raise ConfigError(
-            f"prune.schedule=thresholds: entries of projected tables have no thresholds; take another, or "
+            f"prune.schedule=learned: entries of projected tables have no thresholds; take another, or "
             f"search.projected=false with search={name}"
         )
-    if gated and schedule == "thresholds":
-        raise ConfigError(f"prune.schedule=thresholds: it starts afresh, without the gates of search={name}; take pep")
+    if gated and schedule == "learned":
+        raise ConfigError(f"prune.schedule=learned: it starts afresh, without the gates of search={name}; take pep")
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
@@ -149,14 +149,14 @@ def _schedule(settings: Settings) -> Schedule:
         return Iterative(chosen.rounds, Stopping(chosen.round_epochs, patience), finetune)
     if chosen.schedule == "gradual":
         return Gradual(chosen.gradual_epochs, finetune)
-    if chosen.schedule == "thresholds":
+    if chosen.schedule == "learned":
         retrain = Stopping(settings.trainer.max_epochs, patience)
         return LearnedThresholds(
-            epochs=chosen.threshold_epochs,
-            start=chosen.threshold_start,
-            lr=chosen.threshold_lr,
-            granularity=chosen.threshold_per,
-            decay=chosen.threshold_decay,
+            epochs=chosen.learned_epochs,
+            start=chosen.learned_start,
+            lr=chosen.learned_lr,
+            granularity=chosen.learned_per,
+            decay=chosen.learned_decay,
             retrain=retrain,
         )
     return OneShot(finetune)

@@ -52,7 +52,8 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
 def fingerprint(config: DictConfig, data: str) -> str:
     """A name for what a run computes, from its configuration and its data's own fingerprint.
 
-    Equal for configurations that differ only in where and how things are kept and reported.
+    Equal for configurations that differ only in where and how results are kept and reported; where the raw data lies
+    counts.
     """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -223,7 +224,7 @@ _ONLY_OF = {
     "prune.rounds": "iterative",
     "prune.round_epochs": "iterative",
     "prune.gradual_epochs": "gradual",
-    **{f"prune.threshold_{name}": "thresholds" for name in ("epochs", "start", "lr", "decay", "per")},
+    **{f"prune.learned_{name}": "learned" for name in ("epochs", "start", "lr", "decay", "per")},
 }
 """The schedule of cuts that reads a key."""
 
@@ -238,8 +239,8 @@ def _idle_pruning(config: DictConfig, given: Sequence[str]) -> Iterator[str]:
             yield f"{key}: nothing is cut; say to what, as search.rates=[2], or leave it out"
         elif _ONLY_OF.get(key, schedule := prune.get("schedule")) != schedule:
             yield f"{key}: nothing reads it with prune.schedule={schedule}; it is of {_ONLY_OF[key]}"
-        elif key == "prune.finetune_epochs" and schedule == "thresholds":
-            yield f"{key}: nothing reads it with prune.schedule=thresholds, which trains what is kept in any case"
+        elif key == "prune.finetune_epochs" and schedule == "learned":
+            yield f"{key}: nothing reads it with prune.schedule=learned, which trains what is kept in any case"
 
 
 def _schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

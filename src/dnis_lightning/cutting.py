@@ -62,6 +62,7 @@ class Cutter:
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
         for one in earlier:
             self._take(one, name, model)
+        # after earlier steps the table has changed, and with it the choice
         model.keep(model.merged_table(), self._chosen(model, kept) if earlier else mask)
         before = self.evaluate(model)
         metrics = self._trained_if_better(last, name, model, before)
@@ -72,7 +73,7 @@ class Cutter:
         if is_rank_zero():
             scheme.save(self.folder.scheme(name), {name: tensor.numpy() for name, tensor in model.rest().items()})
             self.phases.journal.write()
-        log.info("%s: kept %d entries, %s", name, scheme.kept, figures(metrics))
+        log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
 
     def _take(self, one: CutStep, name: str, model: Recommender) -> None:
         """A step before the last one."""
@@ -134,6 +135,6 @@ class Cutter:
         return sum(facts["seconds"] for step, facts in done.items() if step.endswith(f"/{name}"))
 
 
-def figures(metrics: Mapping[str, float]) -> str:
+def _one_line(metrics: Mapping[str, float]) -> str:
     """Metrics on one line."""
     return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())

@@ -52,7 +52,8 @@ class Prediction(NamedTuple):
     """Logits (B,), and what L2 looks at.
 
     rows (B, F, K): before the gates, but after projections and thresholds. terms (B, F): of first order, or None.
-    net: the sum of squares of the interaction's weight matrices; None where no gradient is wanted.
+    net: Σ ‖W‖² over the interaction's weight matrices; None where it has none, or no gradient is recorded. It is here
+    and not in the objective, because the hypergradient needs it of weights that are not the module's own.
     """
 
     logits: Tensor

@@ -21,7 +21,7 @@ Layout = Literal["dense", "coo", "csr", "bitmap", "blocks"]
 DType = Literal["fp32", "fp16", "bf16", "int8"]
 
 LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap", "blocks")
-_MOST_PATTERNS = 256
+_MOST_PATTERNS = 256  # one byte a feature says which
 _VALUE_BYTES: Mapping[DType, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -32,7 +32,7 @@ class Scheme:
     indptr (N + 1,): feature i owns entries indptr[i] … indptr[i + 1] − 1.
     positions (kept,): d, the kept dimensions of each feature, ascending, counted from 0.
     values (kept,): v, the embedding values at these positions, float32.
-    base_dim: K.
+    base_dim: the width of a row: K, or 2K for a model with two tables.
     projections: for methods that give a block narrower rows, the (d_l, K) matrix of each such block; its features keep
     the leading dimensions, and the projection stands for the others.
     """

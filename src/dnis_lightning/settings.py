@@ -63,17 +63,17 @@ class PruneSettings(_Group):
     """Group `prune`."""
 
     by: Literal["elements", "gates"]
-    schedule: Literal["one_shot", "iterative", "gradual", "thresholds"]
+    schedule: Literal["one_shot", "iterative", "gradual", "learned"]
     thresholds: list[NonNegative]
     finetune_epochs: Whole
     rounds: Count
     round_epochs: Count
     gradual_epochs: Count
-    threshold_epochs: Count
-    threshold_start: Finite
-    threshold_lr: Positive
-    threshold_decay: NonNegative
-    threshold_per: Literal["table", "dimension", "feature", "element"]
+    learned_epochs: Count
+    learned_start: Finite
+    learned_lr: Positive
+    learned_decay: NonNegative
+    learned_per: Literal["table", "dimension", "feature", "element"]
 
 
 class OptimizerSettings(_Group):

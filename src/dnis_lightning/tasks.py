@@ -111,8 +111,8 @@ TASKS: dict[str, type[Task]] = {"rating": Rating, "ctr": ClickThrough}
 class Objective(nn.Module):
     """What the weights descend: the task's loss, and L2 on the rows of the batch, once per occurrence.
 
-    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows before the gates,
-    w the first-order terms, W the weight matrices of the interaction.
+    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows before the gates
+    (but after projections and thresholds), w the first-order terms, W the weight matrices of the interaction.
     """
 
     def __init__(self, task: Task, l2: float = 0.0, l2_bias: float = 0.0, l2_net: float = 0.0) -> None:

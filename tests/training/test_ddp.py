@@ -36,7 +36,7 @@ def test_two_ranks_end_where_one_ends(xi: float, tmp_path: Path) -> None:
 
 RIVALS = {
     "mde": ("search=mde", "search.temperatures=[0.5]", "model=mlp", "model.l2_net=0.01"),
-    "pep": ("search=pep", "prune.threshold_epochs=3", "prune.threshold_lr=2", "prune.threshold_decay=1e-3"),
+    "pep": ("search=pep", "prune.learned_epochs=3", "prune.learned_lr=2", "prune.learned_decay=1e-3"),
     "gradual": ("search=magnitude", "prune.schedule=gradual", "prune.gradual_epochs=2"),
 }
 

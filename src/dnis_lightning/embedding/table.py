@@ -85,3 +85,11 @@ def fill_with_field_means(weight: Tensor, rows: Sequence[int], bounds: Sequence[
         others = end - start - 1
         if others:
             weight[row] = (weight[start:end].sum(0) - weight[row]) / others
+
+
+def top(scores: Tensor, count: int, there: Tensor) -> Tensor:
+    """(N, K) bool: exactly `count` entries of largest score (N, K) among those `there` (N, K), or all of these."""
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    chosen = scores.masked_fill(~there, -torch.inf).flatten().topk(min(count, int(there.sum())), sorted=False)
+    mask[chosen.indices] = True
+    return mask.view_as(scores)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnis_lightning.embedding.table import top
+
 Granularity = Literal["table", "dimension", "feature", "element"]
 
 
@@ -49,17 +51,11 @@ class SoftThreshold(nn.Module):
     def note_if_few(self, table: Tensor, kept: int, there: Tensor) -> None:
         """Note in `left` the `kept` entries of largest margin once no more are above their thresholds; see `chosen`."""
         if int((self.margin(table) > 0).sum()) <= kept:
-            self.left = self._farthest(table, kept, there)
+            self.left = top(self.margin(table), kept, there)
 
     def chosen(self, table: Tensor, kept: int, there: Tensor) -> Tensor:
         """(N, K) bool: what was noted, or else the `kept` entries farthest above their thresholds, or least below.
 
         there (N, K) bool: the entries to choose among.
         """
-        return self.left if self.left.any() else self._farthest(table, kept, there)
-
-    def _farthest(self, table: Tensor, kept: int, there: Tensor) -> Tensor:
-        margin = self.margin(table).masked_fill(~there, -torch.inf)
-        mask = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
-        mask[margin.flatten().topk(min(kept, int(there.sum())), sorted=False).indices] = True
-        return mask.view_as(table)
+        return self.left if self.left.any() else top(self.margin(table), kept, there)

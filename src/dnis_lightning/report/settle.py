@@ -18,7 +18,7 @@ from dnis_lightning.report.metrics import larger_is_better, monitor
 
 UNPRUNED = "unpruned"
 USED = "yes"
-RUN_AGAIN, WHOLE_COUNTS = "no, run again later", "no, a run of all trials counts"
+SUPERSEDED, WHOLE_COUNTS = "no, superseded by a later run", "no, a run of all trials counts"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _newest(entries: Sequence[_Entry]) -> Iterator[_Entry]:
     for group in _grouped(entries, lambda entry: (_work(entry), entry.run.result.seed, entry.run.result.trial)):
         newest = max(group, key=lambda entry: (entry.run.made, str(entry.run.path)))
         for entry in group:
-            yield _Entry(entry.run, entry.config, USED if entry is newest else RUN_AGAIN)
+            yield _Entry(entry.run, entry.config, USED if entry is newest else SUPERSEDED)
 
 
 def _work(entry: _Entry) -> str:
@@ -105,7 +105,7 @@ def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict
     base = identity.without_pruning(entry.config)
     jobs = entry.jobs or (entry.run,)
     alone = sum(job.result.seconds.total - sum(cut.seconds for cut in job.result.pruned) for job in jobs)
-    starts_afresh = entry.run.result.schedule == "thresholds"  # its cuts need nothing of the unpruned model
+    starts_afresh = entry.run.result.schedule == "learned"  # its cuts need nothing of the unpruned model
     for part in (entry.run.result.unpruned, *entry.run.result.pruned):
         config = entry.config if part.budget else base
         row = {"config": identity.name(config), "base": identity.name(base)}
@@ -155,7 +155,7 @@ def _one_a_seed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _notes(entries: Sequence[_Entry]) -> Iterator[str]:
-    again = [entry for entry in entries if entry.used == RUN_AGAIN]
+    again = [entry for entry in entries if entry.used == SUPERSEDED]
     if again:
         yield f"{len(again)} runs were run again later with the same configuration and seed; the newest counts."
     passed = [entry for entry in entries if entry.used == WHOLE_COUNTS]

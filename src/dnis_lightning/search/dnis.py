@@ -29,7 +29,7 @@ class Dnis:
     """
 
     trial_count = 1
-    gated = True
+    gated, projected = True, False
 
     def __init__(
         self,

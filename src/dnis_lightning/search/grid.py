@@ -16,7 +16,7 @@ class GridSearch:
     Raises ConfigError when base_dim is below the first width.
     """
 
-    gated = False
+    gated, projected = False, False
 
     def __init__(self, *, base_dim: Count, first: Whole, stride: Count, max_epochs: Count, patience: Count) -> None:
         if base_dim < first:

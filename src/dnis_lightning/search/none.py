@@ -13,7 +13,7 @@ class Uniform:
     """One trial: `base_dim` dimensions for every feature, trained on train + search rows, as no gates need any."""
 
     trial_count = 1
-    gated = False
+    gated, projected = False, False
 
     def __init__(self, *, max_epochs: Count, patience: Count) -> None:
         self.stopping = Stopping(max_epochs, patience)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.embedding.table import top
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
@@ -58,11 +59,7 @@ def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
 
     there (N, K) bool: the entries to choose among; None for all.
     """
-    size = table.abs() if there is None else table.abs().masked_fill(~there, -1)
-    count = min(kept, table.numel() if there is None else int(there.sum()))
-    mask = torch.zeros(table.numel(), dtype=torch.bool, device=table.device)
-    mask[size.flatten().topk(count, sorted=False).indices] = True
-    return mask.view_as(table)
+    return top(table.abs(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
 
 
 def largest_gates(table: Tensor, gates: Tensor, block_of: Tensor, kept: int) -> Tensor:

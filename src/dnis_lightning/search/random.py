@@ -19,7 +19,7 @@ class RandomSearch:
     seed: draws the sequences.
     """
 
-    gated = False
+    gated, projected = False, False
 
     def __init__(self, *, base_dim: Count, trial_count: Count, seed: Seed, max_epochs: Count, patience: Count) -> None:
         self.base_dim, self.trial_count, self.seed = base_dim, trial_count, seed

@@ -23,9 +23,9 @@ class CutStep:
 
 
 class Schedule(Protocol):
-    """From a table of `start` entries to one of `kept`; the last step cuts to `kept`."""
+    """From a table of so many entries to one of `kept`; the last step cuts to `kept`."""
 
-    def steps(self, start: int, kept: int) -> list[CutStep]:
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
         """The steps, at least one."""
         ...
 
@@ -36,7 +36,7 @@ class OneShot:
 
     finetune: Stopping | None = None
 
-    def steps(self, start: int, kept: int) -> list[CutStep]:
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
         """One step."""
         return [_last(kept, self.finetune)]
 
@@ -52,11 +52,11 @@ class Iterative:
     training: Stopping
     finetune: Stopping | None = None
 
-    def steps(self, start: int, kept: int) -> list[CutStep]:
-        """One step a round: kept_r = start · (kept / start)^(r / rounds), rounded."""
-        share = kept / start if start else 1.0
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
+        """One step a round: kept_r = entries · (kept / entries)^(r / rounds), rounded."""
+        share = kept / entries if entries else 1.0
         return [
-            CutStep(f"round-{r}", round(start * share ** (r / self.rounds)), _phase(f"round-{r}", self.training))
+            CutStep(f"round-{r}", round(entries * share ** (r / self.rounds)), _phase(f"round-{r}", self.training))
             for r in range(1, self.rounds)
         ] + [_last(kept, self.finetune or self.training)]
 
@@ -68,10 +68,10 @@ class Gradual:
     epochs: int
     finetune: Stopping | None = None
 
-    def steps(self, start: int, kept: int) -> list[CutStep]:
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
         """The closing, and the fine-tuning of what it leaves."""
         training = Stopping(self.epochs, self.epochs, least_epochs=self.epochs)
-        step = GradualStep(start, kept, self.epochs)
+        step = GradualStep(entries, kept, self.epochs)
         # select gets worse while entries go: that is no plateau
         closing = Phase("gradual", "train+search", training, gradual=step, plateau=False)
         return [CutStep("gradual", None, closing), _last(kept, self.finetune)]
@@ -92,9 +92,9 @@ class LearnedThresholds:
     decay: float
     retrain: Stopping
 
-    def steps(self, start: int, kept: int) -> list[CutStep]:
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
         """The search for thresholds, and the second training."""
-        step = ThresholdStep(kept, self.start, self.lr, self.granularity, self.decay)
+        step = ThresholdStep(kept, start=self.start, lr=self.lr, granularity=self.granularity, decay=self.decay)
         training = Stopping(self.epochs, self.epochs, best=False)
         learning = Phase("thresholds", "train+search", training, thresholds=step, plateau=False)
         return [CutStep("thresholds", None, learning, fresh=True), _last(kept, self.retrain, fresh=True)]

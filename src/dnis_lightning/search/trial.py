@@ -35,11 +35,11 @@ class Stopping:
 class GradualStep:
     """Magnitude pruning while the weights train on (Zhu and Gupta 2017).
 
-    At training step t of T the table keeps, of its `start` entries, kept(t) = kept + (start − kept) (1 − t/T)³ of
-    largest magnitude; T is `epochs` epochs, and the mask is drawn anew `updates` times an epoch.
+    At training step t of T the table keeps, of its `entries`, kept(t) = kept + (entries − kept) (1 − t/T)³ of largest
+    magnitude; T is `epochs` epochs, and the mask is drawn anew `updates` times an epoch.
     """
 
-    start: int
+    entries: int
     kept: int
     epochs: int
     updates: int = 20
@@ -130,11 +130,13 @@ class SearchMethod(Protocol):
     """Yields trials and is sent the result of each, so that the next may depend on it.
 
     trial_count: how many there are, for search.trial; None where a trial depends on those before it, so that none can
-    be run alone. gated: whether there are gates, by which tables can be cut.
+    be run alone. gated: whether there are gates, by which tables can be cut. projected: whether narrow rows are
+    projected, so that no thresholds can be learned on them.
     """
 
     trial_count: int | None
     gated: bool
+    projected: bool
 
     def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
         """The trials, one after the other, for features in these blocks."""

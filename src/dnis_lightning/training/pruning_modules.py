@@ -39,8 +39,8 @@ class GradualModule(FitModule):
 
 
 def kept_at(gradual: GradualStep, progress: float) -> int:
-    """kept + (start − kept) (1 − t/T)³, rounded: how many entries are left at `progress` = t/T."""
-    return round(gradual.kept + (gradual.start - gradual.kept) * (1 - progress) ** 3)
+    """kept + (entries − kept) (1 − t/T)³, rounded: how many entries are left at `progress` = t/T."""
+    return round(gradual.kept + (gradual.entries - gradual.kept) * (1 - progress) ** 3)
 
 
 class ThresholdModule(FitModule):
