@@ -110,7 +110,7 @@ _UNION_TAGS = {"str", "int", "float", "bool", "constrained", "list"}
 
 
 def _expectation(message: str) -> str:
-    message = re.sub(r"^(Input|String|List) s", "s", message)
+    message = re.sub(r"^(Input|String|List|Value) s", "s", message)
     message = re.sub(r", unable to parse.*", "", message)
     return message[0].lower() + message[1:]
 

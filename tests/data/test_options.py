@@ -40,14 +40,14 @@ def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     ("option", "override", "message"),
     [
-        ("synthetic", "data.rows=0", r"data\.source\.rows: it should be greater than or equal to 1, got 0"),
-        ("synthetic", "data.dims=[]", r"data\.source\.dims: it .* at least 1 item"),
+        ("synthetic", "data.rows=0", r"data\.rows: it should be greater than or equal to 1, got 0"),
+        ("synthetic", "data.dims=[]", r"data\.dims: it .* at least 1 item"),
         (
             "synthetic",
             "data.field_count=1",
-            r"data\.source\.field_count: it should be greater than or equal to 2, got 1",
+            r"data\.field_count: it should be greater than or equal to 2, got 1",
         ),
-        ("criteo", "data.numeric=log3", r"data\.source\.numeric: it should be 'scalar' or 'log2', got 'log3'"),
+        ("criteo", "data.numeric=log3", r"data\.numeric: it should be 'scalar' or 'log2', got 'log3'"),
         ("movielens-1m", "data.split_seed=-1", r"data\.split_seed: it should be greater than or equal to 0, got -1"),
     ],
 )
