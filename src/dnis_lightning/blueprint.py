@@ -144,6 +144,11 @@ def pruned_model(blueprint: Blueprint, scheme: Scheme, rest: Mapping[str, np.nda
     return model
 
 
+def save_pruned(run: RunFolder, name: str, scheme: Scheme, model: Recommender) -> None:
+    """Write what `pruned_model` takes, whole or not at all: a scheme, and the model's weights outside the table."""
+    scheme.save(run.scheme(name), {weight: tensor.numpy() for weight, tensor in model.rest().items()})
+
+
 def save_best(run: RunFolder, model: Recommender, trial: str) -> None:
     """Write `best.ckpt`, whole or not at all: the weights of the best trial so far, and its name."""
     with whole_file(run.best) as part:

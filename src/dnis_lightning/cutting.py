@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dnis_lightning import result
+from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.recommender import Recommender
@@ -71,7 +72,7 @@ class Cutter:
         seconds = max(time.perf_counter() - started, self._trained(name))
         self.phases.journal.record(f"cut/{name}", facts | {"seconds": seconds})
         if is_rank_zero():
-            scheme.save(self.folder.scheme(name), {name: tensor.numpy() for name, tensor in model.rest().items()})
+            save_pruned(self.folder, name, scheme, model)
             self.phases.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dnis_lightning import build, result
-from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best
+from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
 from dnis_lightning.cutting import Cutter, Metrics
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
@@ -172,8 +172,7 @@ class Run:
         """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then."""
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
-            rest = {name: tensor.numpy() for name, tensor in model.rest().items()}
-            scheme.save(self.folder.scheme("unpruned"), rest)
+            save_pruned(self.folder, "unpruned", scheme, model)
         sizes = result.scheme_size(scheme, whole) | result.other_sizes(model)
         return sizes | {"metrics": self._evaluate(model, "select")}
 
