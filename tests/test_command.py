@@ -294,6 +294,12 @@ def test_a_mistake_gets_a_sentence(name: str, tmp_path: Path) -> None:
     assert name == "divergence" or not list((tmp_path / "outputs").glob("*/*")), "no half-made run is left"
 
 
+def test_a_key_that_only_the_options_swept_over_have(tmp_path: Path) -> None:
+    done = dnis(tmp_path, "-m", "model=deepfm,wide_deep", "model.hidden=[4]")
+    assert done.returncode == 1
+    assert re.search(r"^model\.hidden: there is no such key; .*write \+\+model\.hidden=$", done.stderr.strip())
+
+
 def test_an_outputs_folder_that_is_a_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "outputs").symlink_to(tmp_path / "unmounted")
     done = dnis(tmp_path, *TINY, timeout=60)

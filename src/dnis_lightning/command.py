@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -24,6 +23,7 @@ from dnis_lightning.config import check_config, fingerprint, idle_keys, unread_k
 from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
 from dnis_lightning.paths import config_dir, expand
+from dnis_lightning.reword import message_of, reword
 from dnis_lightning.settings import Settings
 from dnis_lightning.sweep.apart import run_apart
 from dnis_lightning.sweep.before import SWEEP_FOLDER, RefusedError, refuse_processes, started_sweep
@@ -49,7 +49,7 @@ def _execute(task: Task) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as fault:
-        return _fail("\n".join([*_told(task), reword(_message(fault))]))
+        return _fail("\n".join([*_told(task), reword(message_of(fault))]))
     except RefusedError as fault:
         return _fail(str(fault))
     except Terminated:
@@ -143,28 +143,6 @@ def job(config: DictConfig, command: str) -> float | None:
     if is_rank_zero():
         print(folder.path)
     return _to_minimise(folder, settings) if many else None
-
-
-def reword(message: str) -> str:
-    """Hydra's explanation of a wrong option or key, in one sentence."""
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    if match := re.search(rf"Could not load 'hydra/(launcher|sweeper)/({'|'.join(_EXTRAS)})", text):
-        return f"this hydra/{match[1]} needs what is not installed: pip install '.[{match[2]}]'"
-    if match := re.search(
-        r"Could not (?:find|load) '([^']+)/([^'/]+)'.*?Available options in '[^']+': (.*?)(?: Config search path|$)",
-        text,
-    ):
-        group, option, options = match.groups()
-        known = [name for name in options.split() if not name.startswith("_")]
-        return f"{group}={option}: there is no such option; choose one of {', '.join(known)}"
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match[1]}: there is no such key; --cfg job shows those there are"
-    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
-        return f"{match[1]}: the key is there already; write it without +"
-    return text
-
-
-_EXTRAS = ("joblib", "submitit", "ray", "optuna")  # as their plugins' options begin
 
 
 def _run(config: DictConfig, settings: Settings, number: int, command: str, sweep: str | None) -> RunFolder:
@@ -284,12 +262,6 @@ def _told(task: Task) -> list[str]:
     """All faults of the run, or of the sweep's jobs."""
     sweep = started_sweep()
     return task.faults if sweep is None else faults(sweep)
-
-
-def _message(fault: BaseException) -> str:
-    """What an error says, or where it says nothing, what its cause says."""
-    cause = fault.__cause__ or fault.__context__
-    return str(fault) or (_message(cause) if cause else type(fault).__name__)
 
 
 def _fail(message: str, code: int = 1) -> int:
