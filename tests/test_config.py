@@ -197,9 +197,12 @@ def test_the_fingerprint_is_of_what_is_computed() -> None:
         ("output_dir=elsewhere",),
         ("trainer.threads=1",),
         ("resume=auto",),
+        ("data.root=elsewhere",),
+        ("data.default_l2=3", "model.l2=0.01"),
     ]
     assert len({fingerprint(composed(*overrides), "data") for overrides in same}) == 1
     assert fingerprint(composed("seed=1"), "data") != fingerprint(composed(), "data")
+    assert fingerprint(composed("data.default_l2=3"), "data") != fingerprint(composed(), "data")
     assert fingerprint(composed("search.xi=0.1"), "data") != fingerprint(composed(), "data")
     assert fingerprint(composed(), "other data") != fingerprint(composed(), "data")
 

@@ -14,7 +14,7 @@ import dnis_lightning
 
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
-    {"paths", "batch", "quantities", "errors", "reword"},
+    {"paths", "batch", "quantities", "errors", "reword", "keys"},
     {"data", "blocks", "scheme", "folder"},
     {"embedding", "interaction", "tasks"},
     {"recommender"},

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.keys import flatten, moves_figures
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.settings import Node, Settings
 
@@ -52,19 +53,10 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
 def fingerprint(config: DictConfig, data: str) -> str:
     """A name for what a run computes, from its configuration and its data's own fingerprint.
 
-    Equal for configurations that differ only in where and how results are kept and reported; where the raw data lies
-    counts.
+    Equal for configurations that differ only in where and how things are kept, shown and shared out.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    told = {
-        key: value for key, value in plain.items() if key not in {"resume", "output_dir", "logger", "sweep", "hydra"}
-    }
-    told["data"] = {key: value for key, value in told["data"].items() if key != "cache"}
-    told["trainer"] = {
-        k: v for k, v in told["trainer"].items() if k not in {"progress", "checkpoint_every_n_steps", "threads"}
-    }
-    return hashlib.sha256(json.dumps([told, data], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    told = {key: value for key, value in flatten(OmegaConf.to_container(config, resolve=True)) if moves_figures(key)}
+    return hashlib.sha256(json.dumps([told, data], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _cannot_run(faults: list[str]) -> ConfigError:

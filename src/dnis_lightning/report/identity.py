@@ -7,23 +7,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dnis_lightning.keys import flatten, moves_figures
 from dnis_lightning.report.collect import Result, Run
 
 Flat = Mapping[str, str]
 """Dotted keys of a configuration, and their values as JSON."""
 
 PROFILE, WIDTH, BLOCKS, PRUNE = "profile", "search.base_dim", "search.blocks", "prune."
-# where and how things are kept and reported; these change no figure
-_ANYWHERE = {"resume", "output_dir", "root", "cache", "threads", "progress", "checkpoint_every_n_steps", "mirrors"}
-_TOP = {"seed", "logger", "sweep", "hydra"}
-_DEFAULTS = ("data.default_", "data.authors_")  # stand in other keys already, wherever something reads them
 _ASKED = {
+    "seed",
     "search.method.seed",
     "search.trial",
     "search.rates",
     "search.budget",
     "prune.thresholds",
-}  # which trial, and which cuts, to make
+}  # which run of several, and which cuts, to make
 _OF_ALL_SEARCHES = {f"search.{key}" for key in ("name", "base_dim", "blocks", "blocking", "blocks_per")}
 """What every method reads; all else is in the arguments of its own constructor, and often set for another."""
 _PLUMBING = (".method.", ".source.", ".node.", ".interaction.", "features", "fields", "rows.")
@@ -50,15 +48,6 @@ def without_model(config: Flat) -> dict[str, str]:
 def name(config: Flat) -> str:
     """A short name, equal for equal configurations only."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and JSON values of nested mappings; 2.0 is written 2."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from flatten(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, json.dumps(_plain(value), default=str, ensure_ascii=False)
 
 
 def telling_keys(groups: Iterable[Sequence[Flat]]) -> list[str]:
@@ -100,16 +89,9 @@ def _from_result(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _counts(key: str) -> bool:
-    top, leaf = key.split(".")[0], key.rpartition(".")[2]
-    if leaf in _ANYWHERE or top in _TOP or key in _ASKED or key.startswith(_DEFAULTS):
+    if not moves_figures(key) or key in _ASKED:
         return False
-    return top != "search" or key in _OF_ALL_SEARCHES or key.startswith("search.method.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return not key.startswith("search.") or key in _OF_ALL_SEARCHES or key.startswith("search.method.")
 
 
 def _rank(key: str) -> tuple[int, bool, str]:
