@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OUTPUTS = Path("outputs/cost")
-TRAIN_SHARE = 0.8
+TRAIN_SHARE, BATCH = 0.8, 4096
 METHODS = ("none", "dnis")
 
 
@@ -85,7 +85,13 @@ def _run(name: str, size: Size, model: str, method: str) -> None:
     if any(folder.glob("*/*/result.json")):
         return
     arguments = ["data=synthetic", *size.made_up, "data.zipf=0", f"model={model}", f"search={method}", "profile=paper"]
-    arguments += ["trainer.max_epochs=1", "search.rates=[]", f"data.cache={OUTPUTS / 'cache'}", f"output_dir={folder}"]
+    arguments += [
+        "trainer.max_epochs=1",
+        "search.rates=[]",
+        f"data.batch_size={BATCH}",
+        f"data.cache={OUTPUTS / 'cache'}",
+        f"output_dir={folder}",
+    ]
     print(f"\n$ python -m dnis_lightning {shlex.join(arguments)}", flush=True)
     subprocess.run([sys.executable, "-m", "dnis_lightning", *arguments], check=True)
 
@@ -102,7 +108,7 @@ def _lines(name: str, size: Size) -> Iterator[str]:
                 memory = result["peak_rss_mib"] / 1024
                 yield (
                     f"| {name} | {model} | {what} | {result['features']:,} | "
-                    f"{4096 / rate:.3g} | {rate:,.0f} | {hours:.3g} | {memory:.2g} |"
+                    f"{BATCH / rate:.3g} | {rate:,.0f} | {hours:.3g} | {memory:.2g} |"
                 )
 
 
