@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from dnis_lightning.data.source import Chunk, Field, TaskName
+from dnis_lightning.data.source import Chunk, Column, Field, TaskName
 from dnis_lightning.data.store import EncodedDataset, encode
 
 LINES = {
@@ -24,13 +28,13 @@ FILES = {"100k": "ml-100k/u.data", "1m": "ml-1m/ratings.dat", "20m": "ml-20m/rat
 
 
 class Table:
-    """A source made of arrays, given out `rows_at_once` rows at a time."""
+    """A source made of arrays, given out `rows_at_once` rows at a time; Arrow's are lists, of a multi field."""
 
     name = "table"
 
     def __init__(
         self,
-        columns: dict[str, np.ndarray],
+        columns: Mapping[str, Column],
         label: np.ndarray,
         time: np.ndarray | None = None,
         *,
@@ -41,8 +45,7 @@ class Table:
     ) -> None:
         self.columns, self.label, self.time = columns, label, time
         self.task, self.user_field, self.rows_at_once, self.mark = task, user_field, rows_at_once, mark
-        numeric = {name for name, column in columns.items() if column.dtype.kind == "f"}
-        self.fields = tuple(Field(name, "numeric" if name in numeric else "categorical") for name in columns)
+        self.fields = tuple(Field(name, _kind(column)) for name, column in columns.items())
 
     def identity(self) -> dict[str, Any]:
         return {"rows": len(self.label), "mark": self.mark}
@@ -55,6 +58,12 @@ class Table:
             yield Chunk(columns, self.label[part], time, min(1.0, (start + self.rows_at_once) / len(self.label)))
 
 
+def _kind(column: Any) -> Any:
+    if not isinstance(column, np.ndarray):
+        return "multi"
+    return "numeric" if column.dtype.kind == "f" else "categorical"
+
+
 def random_table(rows: int, *, seed: int = 0, **options: Any) -> Table:
     """Fields a (number), b (text with missing ones), c (integers); user is c; times with ties."""
     rng = np.random.default_rng(seed)
@@ -64,6 +73,20 @@ def random_table(rows: int, *, seed: int = 0, **options: Any) -> Table:
     columns = {"a": numbers, "b": text, "c": rng.integers(10, 30, rows)}
     label = rng.normal(size=rows).astype(np.float32)
     return Table(columns, label, rng.integers(0, rows // 3 + 1, rows), user_field="c", **options)
+
+
+def mixed_table(rows: int, *, seed: int = 0, **options: Any) -> Table:
+    """Fields of all kinds: a, n (numbers), b, c as in `random_table`, tags and words (lists, some empty or null)."""
+    plain, rng = random_table(rows, seed=seed), np.random.default_rng(seed + 1)
+    tags = [None if rng.random() < 0.1 else rng.integers(0, 40, rng.integers(0, 7)).tolist() for _ in range(rows)]
+    words = [[f"w{one}" if one else None for one in rng.integers(0, 9, rng.integers(0, 3))] for _ in range(rows)]
+    columns = {
+        "tags": pa.array(tags, pa.list_(pa.int64())),
+        **plain.columns,
+        "n": np.round(rng.exponential(5, rows)).astype(np.float32),
+        "words": pa.array(words, pa.list_(pa.string())),
+    }
+    return Table(columns, plain.label, plain.time, user_field="c", **options)
 
 
 @pytest.fixture
@@ -85,7 +108,7 @@ def write_movielens(root: Path, version: str, lines: list[str] | None = None, *,
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(FILES[version], text)
     else:
-        path.write_text(text)
+        path.write_bytes(text.encode(errors="surrogateescape"))
     return path
 
 
@@ -99,7 +122,7 @@ def write_criteo(root: Path, lines: list[str]) -> Path:
     """A train.txt where it is looked for."""
     path = root / "criteo" / "train.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    path.write_bytes(("\n".join(lines) + "\n").encode(errors="surrogateescape"))
     return path
 
 
@@ -128,3 +151,21 @@ def real_data() -> Path:
 def listing() -> Callable[[Path], list[str]]:
     """All that lies under a folder, hidden things too."""
     return lambda folder: sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True).returncode
+    ):
+        pytest.skip("mounting is not permitted here")
+    yield place
+    for _ in range(20):
+        if not subprocess.run(["umount", "-l", place], capture_output=True).returncode:
+            break
+        time.sleep(0.1)

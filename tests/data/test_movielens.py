@@ -38,7 +38,7 @@ def test_every_row_is_read_as_it_stands(version: str, zipped: bool, tmp_path: Pa
 def test_small_blocks_give_the_same_rows(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_movielens(tmp_path, version, zipped=True)
     whole = read(MovieLens(version, str(tmp_path)))
-    monkeypatch.setattr(text.TextFile.blocks, "__defaults__", (50,))
+    monkeypatch.setattr(text.TextFile.blocks, "__defaults__", (50, None))
     assert len(list(MovieLens(version, str(tmp_path)).chunks())) > 3
     for a, b in zip(whole, read(MovieLens(version, str(tmp_path))), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -67,6 +67,8 @@ def test_line_ends_of_windows_and_blank_lines_at_the_end_do_no_harm(tmp_path: Pa
         ("100k", "1\t2\t3\t1e99", ":21: timestamp is '1e99', expected a whole number"),
         ("20m", "1,2,3", ":21: 3 columns, movielens-20m has 4"),
         ("20m", "1,2,\xff,4", ":21: rating is '\xff', expected a number"),
+        ("20m", "1,2,\udcff,4", r":21: invalid UTF-8 at '\\xff'; convert the file to UTF-8"),
+        ("1m", "0x1f::2::3::4", ":21: user is '0x1f', expected a whole number"),
     ],
 )
 def test_a_bad_line_is_named(
@@ -75,7 +77,7 @@ def test_a_bad_line_is_named(
     lines = list(LINES[version])
     lines[20] = line
     path = write_movielens(tmp_path, version, lines)
-    monkeypatch.setattr(text.TextFile.blocks, "__defaults__", (block,))
+    monkeypatch.setattr(text.TextFile.blocks, "__defaults__", (block, None))
     with pytest.raises(DataError, match=message) as fault:
         read(MovieLens(version, str(tmp_path)))
     assert str(path) in str(fault.value)

@@ -1,118 +1,158 @@
-"""The Criteo display-advertising log: a click, 13 numbers I1 … I13 and 26 categories C1 … C26, tab-separated."""
+"""The Criteo display-advertising log: a click, 13 numbers I1 … I13 and 26 categories C1 … C26."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines, read_table
+from dnis_lightning.data.delimited import BadRows, Column, Format, Rows, read_rows
+from dnis_lightning.data.source import PARTS, Chunk, Field
+from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 from dnis_lightning.quantities import TaskName
 
-READER = 1
+READER = 2
 NUMBERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-_COLUMNS = ("label", *NUMBERS, *CATEGORIES)
+_BY_NAME = {
+    "label": Column("label", "click"),
+    **{name: Column(name, "number", optional=True) for name in NUMBERS},
+    **{name: Column(name, "text") for name in CATEGORIES},
+}
+_KAGGLE = Format(
+    tuple(_BY_NAME.values()),
+    b"\t",
+    "Criteo has 40 (label, I1–I13, C1–C26)",
+    hint="is this train.txt (test.txt has no labels)?",
+)
+_PARTS = {"train": "train", "valid": "select", "test": "test"}
+_PLACES = (
+    "criteo/train.txt",
+    "train.txt",
+    "criteo/train.txt.gz",
+    "train.txt.gz",
+    "criteo/dac.tar.gz",
+    "dac.tar.gz",
+)
 
 
 class Criteo:
     """Clicks with 39 fields; an empty column is missing, which is a feature of its own in each field.
 
-    root: `criteo/train.txt` or `train.txt` is looked for there. path: the file itself, instead.
-    numeric: what becomes of I1 … I13. `scalar`: numeric fields with the value sign(x)·log(1 + |x|) / 4 (counts from 0
-    to millions, some of them −1 to −3, become numbers of order one). `log2`: categorical fields with the categories
-    ⌊log(x)²⌋ for x > 2 and ⌊x⌋ (as text) below: the field's usual buckets.
+    root: train.txt, as it is, as train.txt.gz or within dac.tar.gz, is looked for there and in its folder `criteo`.
+    path: the file itself, instead; or a folder with the files train, valid and test of a form that was split
+    beforehand, .csv or .libsvm (BARS' Criteo_x1 and Criteo_x4): `data.split=column` keeps that split.
     """
 
     name = "criteo"
     task: TaskName = "ctr"
     user_field = None
+    fields = tuple(Field(name, "numeric") for name in NUMBERS) + tuple(
+        Field(name, "categorical") for name in CATEGORIES
+    )
 
-    def __init__(self, root: str = ".", path: str | None = None, numeric: Literal["scalar", "log2"] = "scalar") -> None:
-        self.root, self.path, self.numeric = root, path, numeric
-        kind: Literal["numeric", "categorical"] = "numeric" if numeric == "scalar" else "categorical"
-        numbers = tuple(Field(name, kind) for name in NUMBERS)
-        self.fields = numbers + tuple(Field(name, "categorical") for name in CATEGORIES)
+    def __init__(self, root: str = ".", path: str | None = None, bad_rows: BadRows = "error") -> None:
+        self.root, self.path, self.bad_rows = root, path, bad_rows
 
     def identity(self) -> dict[str, Any]:
         """See `Source`."""
-        return {"reader": READER, "numeric": self.numeric, **self._file().identity()}
+        files = [file.identity() for file, _ in self._files()]
+        skipping = {} if self.bad_rows == "error" else {"bad_rows": self.bad_rows}
+        return {"reader": READER, **skipping, **(files[0] if len(files) == 1 else {"files": files})}
 
     def chunks(self) -> Iterator[Chunk]:
-        """See `Source`."""
-        file = self._file()
-        for block in file.blocks():
-            check_columns(file, block, b"\t", len(_COLUMNS), f"Criteo has {len(_COLUMNS)} (label, I1–I13, C1–C26)")
-            frame = _parse(file, block)
-            yield Chunk(self._columns(frame), _labels(file, block, frame), None, block.done)
+        """See `Source`; `part` is given where the files are split beforehand."""
+        files = self._files()
+        sizes = np.array([file.identity()["size"] for file, _ in files], dtype=np.float64)
+        starts = np.append(0, np.cumsum(sizes)) / max(sizes.sum(), 1)
+        for (file, part), start, end in zip(files, starts, starts[1:], strict=False):
+            layout = _layout(file)
+            for rows in read_rows(file, layout, self.bad_rows):
+                yield _chunk(rows, part, float(start + (end - start) * rows.done))
 
-    def _columns(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        treat = scaled if self.numeric == "scalar" else buckets
-        columns = {name: treat(frame[name].to_numpy()) for name in NUMBERS}
-        return columns | {name: frame[name].to_numpy() for name in CATEGORIES}
+    def _files(self) -> list[tuple[TextFile, str | None]]:
+        """The files, each with the part that its name gives; raises DataError when there are none."""
+        if self.path is None:
+            return [(self._found(), None)]
+        path = expand(self.path)
+        if not path.is_dir():
+            return [(_text_file(path), None)]
+        for ending in (".csv", ".csv.gz", ".libsvm", ".libsvm.gz"):
+            files = [(TextFile(path / f"{name}{ending}"), part) for name, part in _PARTS.items()]
+            if all(file.path.is_file() for file, _ in files):
+                return list(files)
+        raise DataError(
+            f"data.path={self.path}: a folder without train, valid and test, .csv or .libsvm; name the file, or the "
+            "folder of a form that was split beforehand"
+        )
 
-    def _file(self) -> TextFile:
-        if self.path is not None:
-            return TextFile(expand(self.path))
-        places = [expand(self.root) / "criteo" / "train.txt", expand(self.root) / "train.txt"]
+    def _found(self) -> TextFile:
+        places = [expand(self.root) / place for place in _PLACES]
         for place in places:
             if place.is_file():
-                return TextFile(place)
+                return _text_file(place)
         raise DataError(
-            f"{places[0]}: not there, nor {places[1]}; its licence forbids a download from here: get train.txt of the "
-            "Kaggle display-advertising challenge from Criteo and put it there, or name it with data.path="
+            f"{places[0]}: not there, nor {places[1]}, nor either as .gz, nor dac.tar.gz; its licence forbids a "
+            "download from here: get train.txt of the Kaggle display-advertising challenge from Criteo and put it "
+            "there, or name it with data.path="
         )
 
 
-def scaled(x: np.ndarray) -> np.ndarray:
-    """sign(x)·log(1 + |x|) / 4, float32; NaN stays NaN."""
-    return (np.sign(x) * np.log1p(np.abs(x)) / 4).astype(np.float32)
+def _text_file(path: Path) -> TextFile:
+    return TextFile(path, "train.txt" if path.name.endswith((".tar.gz", ".tgz", ".tar")) else None)
 
 
-def buckets(x: np.ndarray) -> np.ndarray:
-    """⌊log(x)²⌋ for x > 2, ⌊x⌋ toward zero below, as text; "" for NaN."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        number = np.where(x > 2, np.floor(np.log(x) ** 2), np.trunc(x))
-    values, place = np.unique(np.where(np.isnan(x), np.inf, number), return_inverse=True)
-    names = np.array(["" if np.isinf(value) else str(int(value)) for value in values], dtype=object)
-    return names[place]
+def _layout(file: TextFile) -> Format:
+    """The form of a file, by its first line."""
+    first = next(iter(file.blocks())).text.split(b"\n", 1)[0].strip()
+    if b"\t" not in first and b"," in first:
+        return _csv(file, first)
+    if b"\t" not in first and b":" in first:
+        return _libsvm(file, first)
+    return _KAGGLE
 
 
-def _parse(file: TextFile, block: Block) -> pd.DataFrame:
-    types: dict[str, Any] = dict.fromkeys(_COLUMNS[:14], np.float64) | dict.fromkeys(CATEGORIES, object)
-    try:
-        frame = read_table(block, b"\t", types, missing=_COLUMNS[:14])
-    except ValueError as fault:
-        raise _fault(file, block) from fault
-    if np.isinf(frame[list(_COLUMNS[:14])].to_numpy()).any():
-        raise _fault(file, block)
-    return frame
-
-
-def _labels(file: TextFile, block: Block, frame: pd.DataFrame) -> np.ndarray:
-    label = frame["label"].to_numpy(dtype=np.float32)
-    wrong = np.flatnonzero(~np.isin(label, (0, 1)))
-    if len(wrong):
-        number, line = next(itertools.islice(numbered_lines(block), int(wrong[0]), None))
-        found = line.split("\t")[0]
+def _csv(file: TextFile, header: bytes) -> Format:
+    names = [name.strip() for name in header.decode(errors="replace").split(",")]
+    low = [name.lower() for name in names]
+    absent = [name for name in _BY_NAME if name.lower() not in low]
+    if len(absent) == len(_BY_NAME):
         raise DataError(
-            f"{file.where(number)}: label is {found!r}, expected 0 or 1; is this train.txt (test.txt has no labels)?"
+            f"{file.where(1)}: it begins {header[:60].decode(errors='backslashreplace')!r}, expected a header with "
+            "label, I1–I13 and C1–C26; is this the right file?"
         )
-    return label
+    if absent:
+        some = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        raise DataError(f"{file.where(1)}: no column {some} in this header; expected label, I1–I13 and C1–C26")
+    twice = [name for name in _BY_NAME if low.count(name.lower()) > 1]
+    if twice:
+        raise DataError(f"{file.where(1)}: column {twice[0]} is twice in this header; remove one of the two")
+    known = {name.lower(): column for name, column in _BY_NAME.items()}
+    others = (Column(f"{place}: {name}", "unread") for place, name in enumerate(names))
+    columns = tuple(known.get(name, other) for name, other in zip(low, others, strict=True))
+    return Format(columns, b",", f"the header has {len(columns)}", header=header)
 
 
-def _fault(file: TextFile, block: Block) -> DataError:
-    """The first line in which a number is none."""
-    for number, line in numbered_lines(block):
-        for name, text in zip(_COLUMNS[:14], line.split("\t"), strict=False):
-            if text and not is_number(text):
-                return DataError(
-                    f"{file.where(number)}: {name} is {text!r}, expected a number; mend or remove this line"
-                )
-    return DataError(f"{file.where(block.first)}: some of these lines cannot be read; is the file whole?")
+def _libsvm(file: TextFile, first: bytes) -> Format:
+    """Pairs id:value; the numbers I1 … I13 have the ids of the first line in every line."""
+    ids = [pair.partition(b":")[0].decode(errors="replace") for pair in first.split(b" ")[1 : len(NUMBERS) + 1]]
+    if ids not in ([str(i) for i in range(begin, begin + len(NUMBERS))] for begin in (0, 1)):
+        raise DataError(
+            f"{file.where(1)}: it begins {first[:60].decode(errors='backslashreplace')!r}, expected a label and then "
+            "1:I1 … 13:I13 and 26 pairs id:1; is this the right file?"
+        )
+    pairs = [(Column(number, "fixed"), _BY_NAME[name]) for number, name in zip(ids, NUMBERS, strict=True)]
+    pairs += [(_BY_NAME[name], Column(f"{name}: value", "unread")) for name in CATEGORIES]
+    columns = (_BY_NAME["label"], *(column for pair in pairs for column in pair))
+    return Format(columns, b" ", "libsvm has 79 here (label, 39 pairs id:value)", alias=b":", padded=True)
+
+
+def _chunk(rows: Rows, part: str | None, done: float) -> Chunk:
+    table = rows.table
+    given = None if part is None else np.full(len(table), PARTS.index(part), dtype=np.uint8)
+    columns = {name: table[name] for name in (*NUMBERS, *CATEGORIES)}
+    return Chunk(columns, table["label"].to_numpy(), None, done, given, rows.skipped, rows.example)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
+from dnis_lightning.data.delimited import BadRows, Column, Format, Rows, read_rows
 from dnis_lightning.data.download import fetch
 from dnis_lightning.data.source import Chunk, Field
-from dnis_lightning.data.text import Block, TextFile, check_columns, is_number, numbered_lines, read_table
+from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import expand
 from dnis_lightning.quantities import Count, TaskName
@@ -32,7 +32,7 @@ class Layout:
 
 _CSV = Layout("ratings.csv", b",", b"userId,movieId,rating,timestamp")
 _LAYOUTS = {"100k": Layout("u.data", b"\t"), "1m": Layout("ratings.dat", b"::")}
-_COLUMNS = ("user", "item", "rating", "timestamp")
+_COLUMNS = (Column("user", "whole"), Column("item", "whole"), Column("rating", "number"), Column("timestamp", "whole"))
 
 
 class MovieLens:
@@ -54,8 +54,9 @@ class MovieLens:
         mirrors: Sequence[str] = (),
         checksum: str | None = None,
         min_ratings: Count = 1,
+        bad_rows: BadRows = "error",
     ) -> None:
-        self.name = f"movielens-{version}"
+        self.name, self.bad_rows = f"movielens-{version}", bad_rows
         self.root, self.mirrors, self.checksum = root, tuple(mirrors), checksum
         self.min_ratings = min_ratings
         self._folder = f"ml-{version}"
@@ -64,7 +65,8 @@ class MovieLens:
     def identity(self) -> dict[str, Any]:
         """See `Source`; downloads the archive when neither folder nor archive is there."""
         filtered = {} if self.min_ratings == 1 else {"min_ratings": self.min_ratings}
-        return {"reader": READER, **filtered, **self._file().identity()}
+        skipping = {} if self.bad_rows == "error" else {"bad_rows": self.bad_rows}
+        return {"reader": READER, **filtered, **skipping, **self._file().identity()}
 
     def chunks(self) -> Iterator[Chunk]:
         """See `Source`; with min_ratings > 1 in two passes, the first to count."""
@@ -83,11 +85,12 @@ class MovieLens:
 
     def _rows(self) -> Iterator[Chunk]:
         """All rows, as they lie there."""
-        file = self._file()
-        for block in file.blocks():
-            block = self._without_header(file, block)
-            if block.text:
-                yield self._chunk(file, block)
+        names = ", ".join(column.name for column in _COLUMNS)
+        separator = self._layout.separator
+        says = f"{self.name} has 4 ({names}, separated by {separator.decode()!r})"
+        layout = Format(_COLUMNS, separator, says, self._layout.header)
+        for rows in read_rows(self._file(), layout, self.bad_rows):
+            yield _chunk(rows)
 
     def _file(self) -> TextFile:
         """The ratings file: unpacked, else in the archive, else downloaded."""
@@ -100,67 +103,15 @@ class MovieLens:
             fetch(self.name, self.mirrors, self.checksum, archive)
         return TextFile(archive, f"{self._folder}/{self._layout.file}")
 
-    def _without_header(self, file: TextFile, block: Block) -> Block:
-        header = self._layout.header
-        if header is None or block.first != 1:
-            return block
-        first, _, rest = block.text.partition(b"\n")
-        if first.strip() != header:
-            raise DataError(
-                f"{file.where(1)}: it begins {first[:60].decode(errors='backslashreplace')!r}, expected the header "
-                f"{header.decode()}; is this {self.name}?"
-            )
-        return Block(rest, 2, block.done)
 
-    def _chunk(self, file: TextFile, block: Block) -> Chunk:
-        if len(self._layout.separator) > 1:
-            block = Block(block.text.replace(self._layout.separator, b"\t"), block.first, block.done)
-        separator = b"\t" if len(self._layout.separator) > 1 else self._layout.separator
-        expected = f"{self.name} has 4 ({', '.join(_COLUMNS)}, separated by {self._layout.separator.decode()!r})"
-        check_columns(file, block, separator, len(_COLUMNS), expected)
-        frame = _parse(block, separator)
-        if frame is None:
-            raise _fault(file, block, separator)
-        return Chunk(
-            {"user": frame["user"].to_numpy(), "item": frame["item"].to_numpy()},
-            frame["rating"].to_numpy(),
-            frame["timestamp"].to_numpy(),
-            block.done,
-        )
+def _chunk(rows: Rows) -> Chunk:
+    column = {name: rows.table[name].to_numpy() for name in rows.table.column_names}
+    ids = {"user": column["user"], "item": column["item"]}
+    return Chunk(ids, column["rating"], column["timestamp"], rows.done, None, rows.skipped, rows.example)
 
 
 def _without_items(chunk: Chunk, items: np.ndarray) -> Chunk:
     kept = ~np.isin(chunk.columns["item"], items)
     columns = {name: column[kept] for name, column in chunk.columns.items()}
     time = None if chunk.time is None else chunk.time[kept]
-    return Chunk(columns, chunk.label[kept], time, chunk.done)
-
-
-def _parse(block: Block, separator: bytes) -> pd.DataFrame | None:
-    """The block's columns, or None if something in it is no number."""
-    types: dict[str, Any] = {"user": np.int64, "item": np.int64, "rating": np.float32, "timestamp": np.int64}
-    try:
-        with np.errstate(invalid="ignore"):  # of a number too large for int64, which then raises
-            frame = read_table(block, separator, types)
-    except (ValueError, OverflowError):
-        return None
-    return frame if np.isfinite(frame["rating"].to_numpy()).all() else None
-
-
-def _fault(file: TextFile, block: Block, separator: bytes) -> DataError:
-    """The first line in which something is no number."""
-    for number, line in numbered_lines(block):
-        for name, text in zip(_COLUMNS, line.split(separator.decode()), strict=True):
-            fits, wanted = (is_number, "a number") if name == "rating" else (_is_whole, "a whole number")
-            if not fits(text):
-                return DataError(
-                    f"{file.where(number)}: {name} is {text!r}, expected {wanted}; mend or remove this line"
-                )
-    return DataError(f"{file.where(block.first)}: some of these lines cannot be read; is the file whole?")
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        return -(2**63) <= int(text) < 2**63
-    except ValueError:
-        return False
+    return replace(chunk, columns=columns, label=chunk.label[kept], time=time)

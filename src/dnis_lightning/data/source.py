@@ -4,35 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 
 from dnis_lightning.quantities import TaskName
+
+PARTS = ("train", "search", "select", "test")
+"""The parts of a split, by number."""
+
+Column: TypeAlias = "np.ndarray | pa.Array | pa.ChunkedArray"
 
 
 @dataclass(frozen=True)
 class Field:
-    """One input of the model: a feature out of many (categorical) or a number (numeric)."""
+    """One input of the model: a feature out of many (categorical), several at once (multi) or a number (numeric)."""
 
     name: str
-    kind: Literal["categorical", "numeric"]
+    kind: Literal["categorical", "multi", "numeric"]
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Some consecutive rows of a source, R of them.
 
-    columns: by field name, (R,); categorical: raw ids, integers or text, where "" or None is "missing", a category like
-    any other; numeric: float32, NaN = missing.
+    columns: by field name, (R,); categorical: raw ids, integers or text, where "" or null is "missing", a category like
+    any other; multi: an Arrow list array of such ids, where an empty list or null is "missing"; numeric: float32, NaN
+    or null = missing.
     label (R,): float32. time (R,): int64, or None where the source has no time.
+    part (R,): the number in `PARTS` of the part that the source itself puts each row into, or None.
     done: the share of the source that has been read with this chunk, if known; for progress and estimates.
+    skipped: bad rows that were left out before these; example: what was wrong with the first of them.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Column]
     label: np.ndarray
     time: np.ndarray | None = None
     done: float | None = None
+    part: np.ndarray | None = None
+    skipped: int = 0
+    example: str = ""
 
 
 class Source(Protocol):

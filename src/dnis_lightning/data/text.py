@@ -1,25 +1,37 @@
-"""Text files as they lie there, plain or inside a zip, read in blocks of whole lines with their line numbers."""
+"""Text files as they lie there, plain, compressed or in an archive, read in blocks of whole lines."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
-import re
+import lzma
+import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
-import numpy as np
-import pandas as pd
+import pyarrow as pa
 
+from dnis_lightning.data.quotes import whole_rows
 from dnis_lightning.errors import DataError
 
 BLOCK_BYTES = 8 << 20
-_LARGEST = float(np.finfo(np.float32).max)
+_CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_TARS = (".tar", ".tar.gz", ".tgz")
+_BOM = b"\xef\xbb\xbf"
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,10 @@ class Block:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file, or a member of a zip archive, which is read without being unpacked."""
+    """A text file, compressed (.gz, .zst, .bz2) or not, or a member of a zip or tar archive, read without unpacking it.
+
+    member: the name of the file in the archive; in a tar archive the last part of it is enough.
+    """
 
     path: Path
     member: str | None = None
@@ -48,45 +63,100 @@ class TextFile:
     def identity(self) -> dict[str, Any]:
         """What changes when the file does. Raises DataError when it cannot be read."""
         with self._readable():
-            if self.member is None:
-                stat = self.path.stat()
+            stat = self.path.stat()
+            if not self.path.is_file():
+                found = "a folder" if self.path.is_dir() else "a pipe or device"
+                raise DataError(f"{self.path}: {found}, expected a file; is the path right?")
+            if self.member is None or self._is_tar:
                 return {"file": self.path.name, "size": stat.st_size, "changed": stat.st_mtime_ns}
             with zipfile.ZipFile(self.path) as archive:
                 info = self._info(archive)
                 return {"file": self.member, "size": info.file_size, "crc": info.CRC}
 
-    def blocks(self, size: int = BLOCK_BYTES) -> Iterator[Block]:
+    def blocks(self, size: int = BLOCK_BYTES, quoted: bytes | None = None) -> Iterator[Block]:
         """The file in blocks of about `size` bytes, cut at line ends; blank lines at the end are left out.
 
-        Raises DataError when the file cannot be read, is empty, or has a line longer than a block.
+        quoted: the separator, where a line end between double quotes is part of a value, and no place to cut at.
+        Raises DataError when the file cannot be read, is empty, changes meanwhile, or has a line longer than a block.
         """
-        with self._readable(), self._opened() as (file, total):
-            rest, line, read = b"", 1, 0
-            while data := file.read(size):
-                read += len(data)
-                text, rest = _cut(rest + data)
-                if len(rest) > size:
-                    raise DataError(f"{self.where(line)}: a line of more than {size} bytes; is this a text file?")
-                if text:
-                    yield Block(text, line, read / max(total, read))
-                    line += text.count(b"\n")
-            if rest.strip():
-                yield Block(rest.rstrip(b"\r\n") + b"\n", line, 1.0)
-            if not read:
-                raise DataError(f"{self.where(1)}: the file is empty; get it again")
+        before, held = self.identity(), None
+        with self._readable(), self._opened() as (file, share):
+            for text, first in self._lines(file, size, quoted):
+                if held is not None:
+                    yield held
+                held = Block(text, first, min(share(), 1.0))
+        if self.identity() != before:
+            raise DataError(f"{self.path}: it has changed while it was read; wait until it is whole and start again")
+        if held is None:
+            raise DataError(f"{self.where(1)}: the file is empty; get it again")
+        yield replace(held, done=1.0)
+
+    def _lines(self, file: IO[bytes], size: int, quoted: bytes | None) -> Iterator[tuple[bytes, int]]:
+        """Whole lines, and the number of the first of them."""
+        rest, line, begun = b"", 1, False
+        while True:
+            data = _more(file, rest, max(size, len(_BOM) + 1))
+            if len(data) == len(rest):
+                break
+            if not begun and data.startswith(_BOM):
+                del data[: len(_BOM)]
+            begun, cut = True, _cut(data, quoted)
+            rest = bytes(data[cut:])
+            del data[cut:]
+            if len(rest) > size:
+                why = "a quote that is not closed, or no text file?" if quoted else "is this a text file?"
+                raise DataError(f"{self.where(line)}: a line of more than {size} bytes; {why}")
+            if data:
+                yield cast(bytes, data), line  # what is asked of it, a bytearray can as well
+                line += data.count(b"\n")
+        if rest.strip(b"\r\n"):
+            yield rest.rstrip(b"\r\n") + b"\n", line
+
+    @property
+    def _is_tar(self) -> bool:
+        return self.path.name.endswith(_TARS)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[IO[bytes], int]]:
-        if self.member is None:
-            with self.path.open("rb") as file:
-                yield file, self.path.stat().st_size
+    def _opened(self) -> Iterator[tuple[IO[bytes], Any]]:
+        """The open file, and a function that gives the share of it that has been read."""
+        if self.member is not None and not self._is_tar:
+            with zipfile.ZipFile(self.path) as archive:
+                info = self._info(archive)
+                if info.flag_bits & 1:
+                    raise DataError(f"{self.path}: the archive has a password; unpack it beside itself")
+                with archive.open(info) as member:
+                    yield member, lambda: member.tell() / max(info.file_size, 1)
             return
-        with zipfile.ZipFile(self.path) as archive:
-            info = self._info(archive)
-            if info.flag_bits & 1:
-                raise DataError(f"{self.path}: the archive has a password; unpack it beside itself")
-            with archive.open(info) as file:
-                yield file, info.file_size
+        with self.path.open("rb") as raw:
+            size = max(self.path.stat().st_size, 1)
+            with self._unpacked(raw) as file:
+                yield file, lambda: raw.tell() / size
+
+    @contextlib.contextmanager
+    def _unpacked(self, raw: IO[bytes]) -> Iterator[IO[bytes]]:
+        codec = "gzip" if self.path.suffix == ".tgz" else _CODECS.get(self.path.suffix)
+        with contextlib.ExitStack() as stack:
+            stream = raw
+            if codec:
+                arrow = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec))
+                stream = io.BufferedReader(arrow, 1 << 20)
+            if not self._is_tar:
+                yield stream
+                return
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
+                yield self._member(archive)
+                while codec and stream.read(1 << 20):  # the checksum is at the end
+                    pass
+
+    def _member(self, archive: tarfile.TarFile) -> IO[bytes]:
+        seen = []
+        for info in archive:
+            seen.append(info.name)
+            if info.isfile() and Path(info.name).name == self.member:
+                file = archive.extractfile(info)
+                assert file is not None, "regular files have contents"
+                return file
+        raise DataError(f"{self.path}: no {self.member} in this archive, which has {_some(seen)}; is it the right one?")
 
     def _info(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         try:
@@ -101,84 +171,38 @@ class TextFile:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as fault:
+        except (OSError, *_DAMAGED) as fault:
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise DataError(f"{self.path}: cannot be read ({fault.strerror}); is the path right?") from fault
+            kind, then = f"{self.path.suffix} file", "get it again"
+            if self._is_tar and not isinstance(fault, OSError):
+                kind = "tar archive"
+            elif self.member is not None and not self._is_tar:
+                kind, then = "zip archive", "delete it, so that it is got again"
             reason = str(fault).rstrip(".") or "it ends too early"
-            raise DataError(
-                f"{self.path}: not a whole zip archive ({reason}); delete it, so that it is got again"
-            ) from fault
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as fault:
-            if Path(fault.filename or "") != self.path:
-                raise
-            raise DataError(f"{self.path}: cannot be read ({fault.strerror}); is the path right?") from fault
+            raise DataError(f"{self.path}: not a whole {kind} ({reason}); {then}") from fault
 
 
-def separators_per_line(text: bytes, separator: bytes) -> np.ndarray:
-    """(lines,) how often a one-byte separator occurs in each line of a block."""
-    data = np.frombuffer(text, dtype=np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    places = np.flatnonzero(data == ord(separator))
-    return np.diff(np.searchsorted(places, ends), prepend=0)
+def _more(file: IO[bytes], rest: bytes, size: int) -> bytearray:
+    """What is left, and up to `size` bytes more behind it; read in place, as copies would take longer than that."""
+    data = bytearray(len(rest) + size)
+    data[: len(rest)] = rest
+    end = len(rest)
+    with memoryview(data) as view:
+        while end < len(data) and (got := file.readinto(view[end:])):  # type: ignore[attr-defined]
+            end += got
+    del data[end:]
+    return data
 
 
-def check_columns(file: TextFile, block: Block, separator: bytes, columns: int, expected: str) -> None:
-    """Raises DataError that names the first line with another number of columns, or with a stray carriage return."""
-    stray = re.search(rb"\r(?!\n)", block.text)
-    if stray:
-        line = block.first + block.text.count(b"\n", 0, stray.start())
-        raise DataError(f"{file.where(line)}: a carriage return within the line; lines should end in \\n or \\r\\n")
-    found = separators_per_line(block.text, separator) + 1
-    wrong = np.flatnonzero(found != columns)
-    if len(wrong):
-        line = int(wrong[0])
-        raise DataError(
-            f"{file.where(block.first + line)}: {found[line]} column{'s' * bool(found[line] != 1)}, {expected}; "
-            "is the file whole and separated as it should be?"
-        )
-
-
-def read_table(block: Block, separator: bytes, types: Mapping[str, Any], missing: Sequence[str] = ()) -> pd.DataFrame:
-    """The columns of a block by name and type, as they stand: no quotes, no comments; "" is NaN in those of `missing`.
-
-    Raises ValueError or OverflowError where something does not fit its type.
-    """
-    return pd.read_csv(
-        io.BytesIO(block.text),
-        sep=separator.decode(),
-        names=list(types),
-        header=None,
-        dtype=dict(types),
-        engine="c",
-        quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-        na_values={name: [""] for name in missing},
-        skip_blank_lines=False,
-        index_col=False,
-        encoding_errors="backslashreplace",
-    )
-
-
-def numbered_lines(block: Block) -> Iterator[tuple[int, str]]:
-    """The lines of a block with their numbers in the file."""
-    for index, line in enumerate(block.text.rstrip(b"\r\n").split(b"\n")):
-        yield block.first + index, line.decode(errors="backslashreplace").rstrip("\r")
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number that is finite in single precision."""
-    try:
-        return abs(float(text)) <= _LARGEST
-    except ValueError:
-        return False
-
-
-def _cut(data: bytes) -> tuple[bytes, bytes]:
-    """Whole lines, and what is left; blank lines at the end stay with what is left."""
-    end = len(data.rstrip(b"\r\n"))
+def _cut(data: bytearray, quoted: bytes | None) -> int:
+    """Where whole lines end; blank lines at the end are not among them."""
+    end = len(data.rstrip(b"\r\n")) if data.endswith((b"\n", b"\r")) else len(data)  # spares a copy
     if not end:
-        return b"", data
+        return 0
     newline = data.find(b"\n", end)
     cut = (newline if newline >= 0 else data.rfind(b"\n")) + 1
-    return data[:cut], data[cut:]
+    return whole_rows(cast(bytes, data), cut, quoted) if quoted and cut else cut
 
 
 def _some(names: list[str]) -> str:
