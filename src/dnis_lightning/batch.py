@@ -11,12 +11,14 @@ from torch import Tensor
 
 @dataclass  # not frozen: Lightning writes converted tensors into a copy of it
 class Batch:
-    """B rows of F fields.
+    """B rows of F fields, in C columns: one a field, but several for a field of several features.
 
-    ids (B, F): the row of the embedding table of each field's feature, int32 or int64.
+    ids (B, C): the row of the embedding table of each column's feature, int32 or int64.
     label (B,): what is predicted, float32.
-    values (B, F) or None: multiplies the embedding of each field (1 for categorical fields); None means all ones.
-    offsets: reserved for multi-valued fields; None where every field holds one feature.
+    values (B, C) or None: multiplies the embedding of each column (1 for categorical fields, the share of each feature
+    of a multi-valued field and 0 where it has no more); None means all ones.
+    offsets (F + 1,) or None: field f has the columns offsets[f] … offsets[f + 1] − 1, whose products are summed; None
+    means one each.
     total: rows of the *global* batch, of which these B are one rank's share; None means B.
     """
 

@@ -31,5 +31,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 TaskName = Literal["rating", "ctr"]
 """What is predicted."""
 
-SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out"]
+SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out", "column"]
 """How rows are shared out between train, search, select and test."""
+
+NumericForm = Literal["scalar", "raw", "standard", "log2", "quantile"]
+"""What becomes of numbers; see `data.numbers`."""

@@ -51,7 +51,7 @@ class FeatureSpace:
 class Prediction(NamedTuple):
     """Logits (B,), and what L2 looks at.
 
-    rows (B, F, K): before the gates, but after projections and thresholds. terms (B, F): of first order, or None.
+    rows (B, C, K): before the gates, but after projections and thresholds. terms (B, C): of first order, or None.
     net: Σ ‖W‖² over the interaction's weight matrices; None where it has none, or no gradient is recorded. It is here
     and not in the objective, because the hypergradient needs it of weights that are not the module's own.
     """
@@ -97,13 +97,16 @@ class Recommender(nn.Module):
         """The logits of a batch, with the rows and terms that made them."""
         rows = self.table(batch.ids)
         gated = rows if self.selection is None else self.selection(rows, batch.ids)
-        logits = self.interaction(gated if batch.values is None else gated * batch.values.unsqueeze(-1), batch)
+        logits = self.interaction(_pooled(gated, batch), batch)
         terms = None if self.first_order is None else self.first_order(batch.ids)
         if terms is not None:
             logits = logits + (terms if batch.values is None else terms * batch.values).sum(-1)
         if self.global_bias is not None:
             logits = logits + self.global_bias
         penalised = gated if isinstance(self.selection, SoftThreshold) else rows
+        there = _there(batch)
+        if there is not None:  # where a list has ended, there is nothing to shrink
+            penalised, terms = penalised * there.unsqueeze(-1), None if terms is None else terms * there
         return Prediction(logits, penalised, terms, self._net() if torch.is_grad_enabled() else None)
 
     def fill_unseen(self) -> None:
@@ -155,6 +158,25 @@ class Recommender(nn.Module):
     def _net(self) -> Tensor | None:
         matrices = [parameter for parameter in self.interaction.parameters() if parameter.ndim > 1]
         return torch.stack([matrix.square().sum() for matrix in matrices]).sum() if matrices else None
+
+
+def _pooled(rows: Tensor, batch: Batch) -> Tensor:
+    """Rows (B, C, K) times the batch's values, summed over the columns of each field: (B, F, K)."""
+    if batch.values is not None:
+        rows = rows * batch.values.unsqueeze(-1)
+    if batch.offsets is None:
+        return rows
+    columns = torch.arange(rows.shape[1], device=rows.device)[:, None]
+    is_of = (columns >= batch.offsets[:-1]) & (columns < batch.offsets[1:])
+    return torch.einsum("bck,cf->bfk", rows, is_of.to(rows.dtype))
+
+
+def _there(batch: Batch) -> Tensor | None:
+    """(B, C) bool: the columns that hold a feature, if not all do: a number may be 0, but in a list 0 is its end."""
+    if batch.offsets is None or batch.values is None:
+        return None
+    widths = batch.offsets.diff()
+    return (batch.values != 0) | (widths.repeat_interleave(widths, output_size=batch.values.shape[1]) == 1)
 
 
 def tables_of(interaction: nn.Module) -> int:

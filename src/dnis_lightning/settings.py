@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dnis_lightning.quantities import Count, Finite, NonNegative, Positive, Seed, SplitName, TaskName, Whole
+from dnis_lightning.quantities import (
+    Count,
+    Finite,
+    NonNegative,
+    NumericForm,
+    Positive,
+    Seed,
+    SplitName,
+    TaskName,
+    Whole,
+)
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """A part of a folder's name."""
@@ -29,6 +39,11 @@ class DataSettings(_Group):
     split: SplitName
     split_seed: Seed
     min_count: Count
+    min_counts: dict[str, Count] | None
+    numeric_as: NumericForm
+    bins: Annotated[int, Field(ge=2)]
+    pooling: Literal["mean", "sum"]
+    max_values: Annotated[int, Field(ge=1, lt=2**16)]
     source: Node
 
 

@@ -25,7 +25,7 @@ def prepared(tmp_path: Path) -> Prepared:
 
 def loader(prepared: Prepared, **options: Any) -> Loader:
     options = {"batch_size": 32, "shuffle": True} | options
-    return Loader(prepared.dataset, prepared.vocabulary, prepared.split.train, **options)
+    return Loader([prepared.parts[name] for name in options.pop("parts", ["train"])], **options)
 
 
 def labels(batches: Any) -> list[list[float]]:
@@ -43,15 +43,19 @@ def test_a_pass_covers_every_row_once(shuffle: bool, prepared: Prepared) -> None
     assert len(batches) == len(loader(prepared))
     found = rows(batches)
     assert sorted(found) == prepared.split.train.tolist()
-    assert (found == sorted(found)) is not shuffle
+    assert found != sorted(found), "the rows lie shuffled on disk"
+    assert (rows(loader(prepared, shuffle=False)) == found) is not shuffle
 
 
 def test_a_batch_holds_the_encoded_rows(prepared: Prepared) -> None:
+    layout = prepared.parts["train"].layout
+    whole = layout.batch(layout.records(slice(0, 300)), 300)
+    assert whole.values is not None
     for batch in loader(prepared):
-        mine = batch.label.long().numpy()
-        ids, values = prepared.vocabulary.encode(prepared.dataset.codes[mine], prepared.dataset.values[mine])  # type: ignore[index]
-        np.testing.assert_array_equal(batch.ids, ids)
-        np.testing.assert_array_equal(batch.values, values)
+        mine = batch.label.long()
+        assert batch.values is not None
+        assert torch.equal(batch.ids, whole.ids[mine])
+        assert torch.equal(batch.values, whole.values[mine])
         assert (batch.ids.dtype, batch.label.dtype, batch.total) == (torch.int64, torch.float32, batch.size)
 
 
@@ -136,3 +140,53 @@ def test_the_state_of_another_loader_is_refused(prepared: Prepared) -> None:
     state = loader(prepared, batch_size=16).state_dict()
     with pytest.raises(RunError, match=r"loader had {'batch_size': 16}, this has {'batch_size': 32}"):
         loader(prepared).load_state_dict(state)
+
+
+@pytest.fixture
+def stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretches of 16 rows."""
+    monkeypatch.setattr("dnis_lightning.data.loader._STRETCH_ROWS", 16)
+
+
+@pytest.mark.usefixtures("stretches")
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("stretches_at_once", [1, 3, 100])
+@pytest.mark.parametrize("batch_size", [7, 16, 50, 500])
+def test_rows_that_do_not_fit_the_buffer_are_covered_once(
+    shuffle: bool, stretches_at_once: int, batch_size: int, prepared: Prepared
+) -> None:
+    buffer = stretches_at_once * 16 * prepared.parts["train"].layout.dtype.itemsize
+    options = {"buffer": buffer, "shuffle": shuffle, "batch_size": batch_size, "parts": ["train", "search"]}
+    walked = loader(prepared, **options)
+    for _ in range(2):
+        batches = list(walked)
+        assert [batch.size for batch in batches[:-1]] == [batch_size] * (len(walked) - 1)
+        assert sorted(rows(batches)) == sorted([*prepared.split.train.tolist(), *prepared.split.search.tolist()])
+    for position in range(len(walked) + 1):
+        walked.load_state_dict({**walked.state_dict(), "pass": 1, "position": position})
+        assert labels(walked) == labels(batches)[position:]
+
+
+@pytest.mark.usefixtures("stretches")
+def test_only_neighbours_on_disk_are_shuffled_with_one_another(prepared: Prepared) -> None:
+    size = prepared.parts["train"].layout.dtype.itemsize
+    on_disk = rows(loader(prepared, shuffle=False))
+    found = rows(loader(prepared, buffer=16 * size))
+    homes = [on_disk.index(row) // 16 for row in found]
+    assert [len(set(homes[start : start + 16])) for start in range(0, 224, 16)] == [1] * 14
+    assert homes != sorted(homes)
+
+
+def test_every_order_is_as_likely_as_another(tmp_path: Path) -> None:
+    """The place of a row on disk, and in a pass, says nothing about its number."""
+    table = Table({"u": np.zeros(2000, dtype=int)}, np.arange(2000, dtype=np.float32))
+    made = prepare(table, cache=tmp_path)
+    for found in (rows(loader(made, shuffle=False)), rows(loader(made))):
+        assert abs(np.corrcoef(np.arange(len(found)), found)[0, 1]) < 0.1
+
+
+def test_a_file_that_became_short_is_an_error(prepared: Prepared) -> None:
+    path = prepared.parts["train"].path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match=r"train\.rows: it ends before row"):
+        list(loader(prepared))

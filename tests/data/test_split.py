@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dnis_lightning.data.split import PARTS, Shares, Split, assign_parts, to_split
+from dnis_lightning.data.source import PARTS, Chunk
+from dnis_lightning.data.split import Shares, Split, assign_parts
 from dnis_lightning.data.store import EncodedDataset, encode
 from dnis_lightning.errors import DataError
 
@@ -14,7 +17,7 @@ from .conftest import Table, random_table
 
 
 def split_rows(dataset: EncodedDataset, kind: Any, seed: int, shares: Shares | None = None) -> Split:
-    return to_split(*assign_parts(dataset, kind, seed, shares))
+    return Split(*assign_parts(dataset, kind, seed, shares))
 
 
 RANDOM: tuple[Any, ...] = ("three_way", "paper", "authors")
@@ -74,8 +77,8 @@ def test_the_latest_rows_are_test(dataset: EncodedDataset) -> None:
 def test_leave_one_out_leaves_out_the_last_rows_of_each_user(dataset: EncodedDataset) -> None:
     split = split_rows(dataset, "leave_one_out", 0)
     expected: dict[str, list[int]] = {name: [] for name in PARTS}
-    for user in np.unique(dataset.codes[:, 1]):
-        mine = [row for row in range(dataset.rows) if dataset.codes[row, 1] == user]
+    for user in np.unique(dataset.codes[1]):
+        mine = [row for row in range(dataset.rows) if dataset.codes[1][row] == user]
         mine.sort(key=lambda row: (dataset.time[row], row))  # type: ignore[index]
         if len(mine) < 4:
             expected["train"] += mine
@@ -130,3 +133,49 @@ def test_a_split_that_needs_users_says_so(tmp_path: Path) -> None:
     table = Table({"u": np.arange(20)}, np.zeros(20, np.float32), np.arange(20))
     with pytest.raises(DataError, match="table has no field for the user"):
         split_rows(encode(table, tmp_path), "leave_one_out", 0)
+
+
+def given(parts: list[str], tmp_path: Path) -> EncodedDataset:
+    """Rows whose source says which part they belong to."""
+
+    class Given(Table):
+        def chunks(self) -> Iterator[Chunk]:
+            for chunk in super().chunks():
+                start = int(chunk.label[0])
+                names = parts[start : start + len(chunk.label)]
+                yield replace(chunk, part=np.array([PARTS.index(name) for name in names], dtype=np.uint8))
+
+    rows = np.arange(len(parts))
+    return encode(Given({"u": rows}, rows.astype(np.float32)), tmp_path)
+
+
+def test_a_split_by_column_is_that_of_the_source(tmp_path: Path) -> None:
+    parts = ["train", "test", "search", "select", "train", "select", "search"] * 3
+    split = split_rows(given(parts, tmp_path), "column", 0)
+    for name in PARTS:
+        assert getattr(split, name).tolist() == [row for row, part in enumerate(parts) if part == name]
+
+
+def test_search_is_drawn_from_train_where_the_source_has_none(tmp_path: Path) -> None:
+    parts = ["train"] * 70 + ["select"] * 20 + ["test"] * 10
+    dataset = given(parts, tmp_path)
+    split = split_rows(dataset, "column", 0)
+    assert split.rows == {"train": 65, "search": 5, "select": 20, "test": 10}
+    assert split.search.max() < 70
+    assert not split.shared
+    assert split_rows(dataset, "column", 1).search.tolist() != split.search.tolist()
+
+
+def test_a_split_by_column_needs_one(dataset: EncodedDataset) -> None:
+    with pytest.raises(DataError, match=r"data\.split=column: table does not say which rows are for what"):
+        split_rows(dataset, "column", 0)
+
+
+def test_of_very_many_rows_each_stretch_has_the_same_shares(
+    dataset: EncodedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnis_lightning.data.split._DRAWN_AT_ONCE", 100)
+    split = split_rows(dataset, "three_way", 0)
+    assert split.rows == {"train": 240, "search": 15, "select": 15, "test": 30}
+    for start in (0, 100, 200):
+        assert ((split.test >= start) & (split.test < start + 100)).sum() == 10

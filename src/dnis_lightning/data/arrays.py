@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
+import pyarrow as pa
 
 CHUNK_ROWS = 1 << 20
 
@@ -63,6 +65,11 @@ class TextColumn(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    def take(self, places: np.ndarray) -> pa.Array:
+        """The texts at some places, as Arrow text."""
+        offsets, blob = pa.py_buffer(self._offsets), pa.py_buffer(self._blob)
+        return pa.LargeStringArray.from_buffers(len(self), offsets, blob).take(pa.array(places)).cast(pa.string())
+
     @overload
     def __getitem__(self, index: int) -> str: ...
 
@@ -78,21 +85,32 @@ class TextColumn(Sequence[str]):
         return self._blob[start:end].tobytes().decode()
 
 
-def write_text(texts: Sequence[str], blob: Path, offsets: Path) -> None:
-    """Write texts as a `TextColumn`'s two arrays."""
-    bytes_file, offset_file = ArrayFile(blob, np.uint8), ArrayFile(offsets, np.int64)
-    try:
-        offset_file.append(np.zeros(1, dtype=np.int64))
-        for start in range(0, len(texts), CHUNK_ROWS):
-            encoded = [text.encode() for text in texts[start : start + CHUNK_ROWS]]
-            ends = bytes_file.rows + np.cumsum([len(text) for text in encoded])
-            offset_file.append(ends)
-            bytes_file.append(np.frombuffer(b"".join(encoded), dtype=np.uint8))
-        bytes_file.close()
-        offset_file.close()
-    finally:
-        bytes_file.abandon()
-        offset_file.abandon()
+class TextWriter:
+    """Writes the two arrays of a `TextColumn`."""
+
+    def __init__(self, blob: Path, offsets: Path) -> None:
+        self._blob, self._offsets = ArrayFile(blob, np.uint8), ArrayFile(offsets, np.int64)
+        self._offsets.append(np.zeros(1, dtype=np.int64))
+
+    @property
+    def count(self) -> int:
+        """How many texts there are so far."""
+        return self._offsets.rows - 1
+
+    def append(self, content: np.ndarray, ends: np.ndarray) -> None:
+        """Add texts: their bytes in utf-8, all together, and (texts,) where each of them ends."""
+        self._offsets.append(ends + self._blob.rows)
+        self._blob.append(content)
+
+    def close(self) -> None:
+        """Finish both files."""
+        self._blob.close()
+        self._offsets.close()
+
+    def abandon(self) -> None:
+        """Close without finishing."""
+        self._blob.abandon()
+        self._offsets.abandon()
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -117,6 +135,13 @@ def open_array(path: Path) -> np.ndarray:
         if whole.size:
             raise
         return whole
+
+
+def forget(*arrays: np.ndarray) -> None:
+    """Give back the memory that the pages of memory-mapped arrays take; what is asked for is read again."""
+    for array in arrays:
+        if isinstance(array, np.memmap):
+            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def row_slices(rows: int, size: int = CHUNK_ROWS) -> Iterator[slice]:

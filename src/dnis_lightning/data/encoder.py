@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
-from dnis_lightning.data.arrays import ArrayFile, open_array, row_slices, smallest_unsigned, write_text
-from dnis_lightning.data.source import Chunk, Source
+from dnis_lightning.data.arrays import ArrayFile, row_slices
+from dnis_lightning.data.dictionary import Spool
+from dnis_lightning.data.parallel import cores
+from dnis_lightning.data.source import Chunk, Column, Field, Source
 from dnis_lightning.errors import DataError
+
+_PER_CHUNK = 1 << 16
+_COLUMNS_AT_ONCE = 4
+"""Each takes some 200 MiB while its dictionaries become one."""
 
 
 class Encoder:
-    """Writes the arrays of a source into a folder.
-
-    estimate: the bytes that the whole will take, as far as can be told from what has been read; 0 = not known yet.
-    """
+    """Writes the arrays of a source into a folder."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         self.source, self.folder = source, folder
-        self.estimate = 0.0
-        self._names = [field.name for field in source.fields if field.kind == "categorical"]
+        self._done = 0.0
+        self._coded = [field for field in source.fields if field.kind != "numeric"]
         self._numbers = [field.name for field in source.fields if field.kind == "numeric"]
-        self._known: list[dict[Any, int]] = [{} for _ in self._names]
+        self._spools = [Spool(folder, str(number)) for number in range(len(self._coded))]
+        self._values = [0] * len(self._coded)
         self._files: dict[str, ArrayFile] = {}
-        self._rows = 0
+        self._rows, self._skipped, self._example, self._binary = 0, 0, "", True
 
     def run(self) -> dict[str, Any]:
-        """Read everything; the counts for the manifest: rows, cardinalities. Raises DataError on an empty source."""
+        """Read everything; the facts for the manifest: rows, cardinalities, what was skipped, if labels are binary.
+
+        Raises DataError on an empty source.
+        """
         try:
             self._read()
             if not self._rows:
@@ -40,74 +49,100 @@ class Encoder:
         finally:
             for file in self._files.values():
                 file.abandon()
-        self._narrow()
-        for number, known in enumerate(self._known):
-            ids = [_text(raw) for raw in known]
-            write_text(ids, self.folder / f"ids{number}.npy", self.folder / f"offsets{number}.npy")
-        return {"rows": self._rows, "cardinalities": [len(known) for known in self._known]}
+        skipped = {"rows": self._skipped, "example": self._example}
+        return {"rows": self._rows, "cardinalities": self._number(), "skipped": skipped, "binary": self._binary}
+
+    def estimate(self) -> float:
+        """The bytes that the whole will take, as far as can be told from what has been read; 0 = not known yet."""
+        written = sum(path.stat().st_size for path in self.folder.iterdir())
+        return written / self._done if self._done else 0.0
 
     def _read(self) -> None:
         with tqdm(desc=f"encoding {self.source.name}", unit="row", unit_scale=True, disable=None) as bar:
             for chunk in self.source.chunks():
                 self._append(chunk)
                 if chunk.done:
-                    bar.total = int(self._rows / chunk.done)
+                    bar.total = max(int(self._rows / chunk.done), self._rows)
                 bar.update(len(chunk.label))
 
+    def _number(self) -> list[int]:
+        """Make one dictionary of all for each column; how many ids each has."""
+        name = f"numbering {self.source.name}"
+        with (
+            ThreadPoolExecutor(min(_COLUMNS_AT_ONCE, cores())) as pool,
+            tqdm(desc=name, total=len(self._spools), unit="field", disable=None) as bar,
+        ):
+            counts = []
+            for count in pool.map(self._finish, range(len(self._spools))):
+                counts.append(count)
+                bar.update()
+        return counts
+
+    def _finish(self, number: int) -> int:
+        names = (f"codes{number}.npy", f"ids{number}.npy", f"offsets{number}.npy")
+        return self._spools[number].finish(*(self.folder / name for name in names))
+
     def _append(self, chunk: Chunk) -> None:
-        columns: dict[str, np.ndarray] = {"label": chunk.label, "codes": self._codes(chunk)}
+        columns: dict[str, np.ndarray] = {"label": chunk.label}
         if chunk.time is not None:
             columns["time"] = chunk.time
+        if chunk.part is not None:
+            columns["given"] = chunk.part
         if self._numbers:
-            columns["values"] = np.stack([chunk.columns[name] for name in self._numbers], axis=1)
-        self._rows += len(chunk.label)
-        if chunk.done:
-            row_bytes = sum(
-                _TYPES[name].itemsize * (array[0].size if len(array) else 0) for name, array in columns.items()
-            )
-            self.estimate = self._rows * row_bytes / chunk.done
+            columns["values"] = np.stack([_floats(chunk.columns[name]) for name in self._numbers], axis=1)
+        for number, field in enumerate(self._coded):
+            self._append_ids(number, field, _arrow(chunk.columns[field.name]))
         for name, array in columns.items():
             self._file(name, array).append(array)
+        self._rows += len(chunk.label)
+        self._skipped, self._example = self._skipped + chunk.skipped, self._example or chunk.example
+        self._binary = self._binary and bool(np.isin(chunk.label, (0, 1)).all())
+        self._done = chunk.done or 0.0
+
+    def _append_ids(self, number: int, field: Field, column: pa.Array) -> None:
+        if field.kind == "multi":
+            column, ends = _flat(column)
+            self._file(f"ends{number}", ends).append(ends + self._values[number])
+            self._values[number] += len(column)
+        for part in row_slices(len(column), _PER_CHUNK):
+            self._spools[number].append(column.slice(part.start, part.stop - part.start))
 
     def _file(self, name: str, array: np.ndarray) -> ArrayFile:
         if name not in self._files:
             columns = array.shape[1] if array.ndim == 2 else None
-            self._files[name] = ArrayFile(self.folder / f"{name}.npy", _TYPES[name], columns)
+            kind = _TYPES["ends" if name.startswith("ends") else name]
+            self._files[name] = ArrayFile(self.folder / f"{name}.npy", kind, columns)
         return self._files[name]
 
-    def _codes(self, chunk: Chunk) -> np.ndarray:
-        codes = np.empty((len(chunk.label), len(self._names)), dtype=np.uint32)
-        for column, (name, known) in enumerate(zip(self._names, self._known, strict=True)):
-            codes[:, column] = _coded(chunk.columns[name], known)
-        return codes
 
-    def _narrow(self) -> None:
-        """Write the codes anew in the smallest type that fits them."""
-        dtype = smallest_unsigned(max((len(known) - 1 for known in self._known), default=0))
-        if dtype == _TYPES["codes"]:
-            return
-        wide, path = open_array(self.folder / "codes.npy"), self.folder / "codes.npy.narrow"
-        narrow = ArrayFile(path, dtype, len(self._names))
-        try:
-            for part in row_slices(len(wide)):
-                narrow.append(wide[part])
-            narrow.close()
-        finally:
-            narrow.abandon()
-        path.replace(self.folder / "codes.npy")
+_TYPES = {
+    name: np.dtype(kind)
+    for name, kind in {"values": "f4", "label": "f4", "time": "i8", "given": "u1", "ends": "i8"}.items()
+}
 
 
-_TYPES = {name: np.dtype(kind) for name, kind in {"codes": "u4", "values": "f4", "label": "f4", "time": "i8"}.items()}
+def _arrow(column: Column) -> pa.Array:
+    """A column as one Arrow array."""
+    if isinstance(column, np.ndarray):
+        return pa.array(column, from_pandas=True)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _coded(raw: np.ndarray, known: dict[Any, int]) -> np.ndarray:
-    """Codes of raw ids (R,); ids that are new get the next code, in the order in which they appear."""
-    if raw.dtype == object:
-        raw = np.where(pd.isna(raw), "", raw)
-    local, ids = pd.factorize(raw)
-    codes = [known.setdefault(one, len(known)) for one in ids.tolist()]
-    return np.asarray(codes, dtype=np.uint32)[local]
+def _floats(column: Column) -> np.ndarray:
+    """A numeric column as float32, NaN = missing."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.to_numpy()
+    return column if isinstance(column, np.ndarray) else column.to_numpy(zero_copy_only=False)
 
 
-def _text(raw: Any) -> str:
-    return raw if isinstance(raw, str) else str(raw)
+def _flat(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The values of all lists, and (R,) where each row's end; a row without any has one, which is missing."""
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    values = lists.flatten()
+    ends = np.cumsum(np.maximum(counts, 1))
+    if (counts == 0).any():
+        at = np.full(ends[-1], len(values))
+        filled = np.repeat(counts > 0, np.maximum(counts, 1))
+        at[filled] = np.arange(len(values))
+        values = pa.concat_arrays([values, pa.nulls(1, values.type)]).take(pa.array(at))
+    return values, ends

@@ -1,60 +1,61 @@
-"""Batches straight from the memory-mapped arrays, at an exact position, for one rank of many."""
+"""Batches straight from the records on disk, at an exact position, for one rank of many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.data.store import EncodedDataset
-from dnis_lightning.data.vocabulary import TrainVocabulary
+from dnis_lightning.data.rows import RowFile
 from dnis_lightning.errors import RunError
+
+BUFFER_BYTES = 1 << 27
+_STRETCH_ROWS = 1 << 15
 
 
 class Loader:
-    """An iterable of batches over some rows; each iteration is a pass, in an order of its own if shuffled.
+    """An iterable of batches over the rows of some files; each iteration is a pass, in an order of its own if shuffled.
 
-    rows (R,): row numbers of the data set. batch_size: rows of the *global* batch, of which rank r of `world` takes the
-    rows r, r + world, … (none, if the last batch is that small). seed and the number of the pass give the order.
+    The files are read in stretches of 2^15 rows, in their order, or in a random one; as many stretches as fit into
+    `buffer` bytes are shuffled together. Rows that fit all at once are read once, and their order is any of all.
+    batch_size: rows of the *global* batch, of which rank r of `world` takes the rows r, r + world, … (none, if the last
+    batch is that small). seed and the number of the pass give the order.
     """
 
     def __init__(
         self,
-        dataset: EncodedDataset,
-        vocabulary: TrainVocabulary,
-        rows: np.ndarray,
+        files: Sequence[RowFile],
         *,
         batch_size: int,
         shuffle: bool,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        buffer: int = BUFFER_BYTES,
     ) -> None:
-        self.dataset, self.vocabulary, self.rows = dataset, vocabulary, rows
+        self.files = tuple(files)
+        self.rows = sum(file.rows for file in files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world = rank, world
+        self._layout = files[0].layout
+        self._at_once = max(buffer // self._layout.dtype.itemsize, _STRETCH_ROWS)
+        self._held: np.ndarray | None = None
         self._pass, self._position, self._restored = 0, 0, False
-        # plain views: indexing a memmap object costs more than indexing its array
-        self._codes, self._label = np.asarray(dataset.codes), np.asarray(dataset.label)
-        self._values = None if dataset.values is None else np.asarray(dataset.values)
 
     def __len__(self) -> int:
         """Global batches in a pass, the same on every rank."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the next pass, or what is left of the pass that `load_state_dict` restored."""
         if not self._restored and self._position:
             self._pass, self._position = self._pass + 1, 0  # the last iteration was left before its end
         self._restored = False
-        order = self._order()
-        for number in range(self._position, len(self)):
-            batch = self._batch(order, number)
-            self._position = number + 1
-            yield batch
+        for rows in self._batches(self._position):
+            self._position += 1
+            yield self._layout.batch(rows[self.rank :: self.world], len(rows))
         self._pass, self._position = self._pass + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,23 +71,74 @@ class Loader:
         self._pass, self._position, self._restored = state["pass"], state["position"], True
 
     def _settings(self) -> dict[str, Any]:
-        return {"rows": len(self.rows), "batch_size": self.batch_size, "shuffle": self.shuffle, "seed": self.seed}
+        return {"rows": self.rows, "batch_size": self.batch_size, "shuffle": self.shuffle, "seed": self.seed}
 
-    def _order(self) -> np.ndarray:
-        """(R,) the rows in the order of this pass."""
-        if not self.shuffle:
-            return self.rows
-        rng = np.random.default_rng([self.seed, self._pass])
-        return rng.permutation(self.rows)
+    def _batches(self, first: int) -> Iterator[np.ndarray]:
+        """The records (B,) of the global batches of this pass, from the batch number `first` on."""
+        skip, rest = first * self.batch_size, self._empty(0)
+        for number, window in enumerate(self._windows()):
+            size = sum(stop - start for _, start, stop in window)
+            if skip >= size:
+                skip -= size
+                continue
+            raw = self._read(window)
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, self._pass, number]).permutation(size)[skip:]
+            else:
+                order = np.arange(skip, size)
+            skip = 0
+            if len(rest):
+                fill = self.batch_size - len(rest)
+                rest = np.concatenate([rest, raw.take(order[:fill], axis=0)])
+                if len(rest) < self.batch_size:
+                    del raw  # or there would be two windows at a time
+                    continue
+                yield self._records(rest)
+                order = order[fill:]
+            whole = len(order) - len(order) % self.batch_size
+            for start in range(0, whole, self.batch_size):
+                yield self._records(raw.take(order[start : start + self.batch_size], axis=0))
+            rest = raw.take(order[whole:], axis=0)
+            del raw
+        if len(rest):
+            yield self._records(rest)
 
-    def _batch(self, order: np.ndarray, number: int) -> Batch:
-        rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-        mine = rows[self.rank :: self.world]
-        values = None if self._values is None else self._values[mine]
-        ids, scale = self.vocabulary.encode(self._codes[mine], values)
-        return Batch(
-            torch.from_numpy(ids),
-            torch.from_numpy(self._label[mine]),
-            None if scale is None else torch.from_numpy(scale),
-            total=len(rows),
-        )
+    def _windows(self) -> Iterator[list[tuple[RowFile, int, int]]]:
+        """What is shuffled together: stretches of the files, as many as fit into the buffer."""
+        stretches = [
+            (file, start, min(start + _STRETCH_ROWS, file.rows))
+            for file in self.files
+            for start in range(0, file.rows, _STRETCH_ROWS)
+        ]
+        if self.shuffle and self.rows > self._at_once:
+            order = np.random.default_rng([self.seed, self._pass]).permutation(len(stretches))
+            stretches = [stretches[place] for place in order]
+        window: list[tuple[RowFile, int, int]] = []
+        size = 0
+        for stretch in stretches:
+            rows = stretch[2] - stretch[1]
+            if window and size + rows > self._at_once:
+                yield window
+                window, size = [], 0
+            window.append(stretch)
+            size += rows
+        if window:
+            yield window
+
+    def _read(self, window: list[tuple[RowFile, int, int]]) -> np.ndarray:
+        """The records of a window as bytes, (R, bytes of a record); kept, if they are all there are."""
+        if self._held is not None:
+            return self._held
+        raw, at = self._empty(sum(stop - start for _, start, stop in window)), 0
+        for file, start, stop in window:
+            file.read(start, stop, raw[at : at + stop - start])
+            at += stop - start
+        if len(raw) == self.rows:
+            self._held = raw
+        return raw
+
+    def _empty(self, rows: int) -> np.ndarray:
+        return np.empty((rows, self._layout.dtype.itemsize), dtype=np.uint8)
+
+    def _records(self, raw: np.ndarray) -> np.ndarray:
+        return raw.reshape(-1).view(self._layout.dtype)

@@ -1,4 +1,4 @@
-"""From a source to what training needs: encoded rows, their split, the train vocabulary."""
+"""From a source to what training needs: encoded rows, their split, the train vocabulary, the rows of each part."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from dnis_lightning.data.arrays import open_array, save_array
+from dnis_lightning.data.rows import Pooling, RowFile, RowLayout, open_parts, write_parts
 from dnis_lightning.data.source import Source
-from dnis_lightning.data.split import Shares, Split, assign_parts, default_shares, to_split
-from dnis_lightning.data.store import EncodedDataset, encode, splits_folder, writing_to
-from dnis_lightning.data.vocabulary import TrainVocabulary, build_vocabulary
+from dnis_lightning.data.split import Shares, Split, assign_parts, default_shares, search_is_select
+from dnis_lightning.data.store import DAMAGE, EncodedDataset, encode, splits_folder, writing_to
+from dnis_lightning.data.vocabulary import TrainVocabulary, VocabularyOptions, build_vocabulary
 from dnis_lightning.paths import alone_in, expand, whole_folder
 from dnis_lightning.quantities import SplitName
 
-SCHEMA = 1
+SCHEMA = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready to train on."""
+    """Data ready to train on.
+
+    parts: the rows of train, search, select and test, as a loader takes them. mean_label: of train.
+    """
 
     dataset: EncodedDataset
     split: Split
     vocabulary: TrainVocabulary
+    parts: dict[str, RowFile]
+    mean_label: float
 
     @property
     def rows(self) -> dict[str, int]:
@@ -44,52 +50,69 @@ def prepare(
     cache: str | os.PathLike[str],
     split: SplitName = "three_way",
     split_seed: int = 0,
-    min_count: int = 1,
+    options: VocabularyOptions | None = None,
+    pooling: Pooling = "mean",
+    max_values: int = 16,
 ) -> Prepared:
-    """Open or make the encoded data of a source, its split and its train vocabulary.
+    """Open or make the encoded data of a source, its split, its train vocabulary and the rows of each part.
 
+    pooling, max_values: of fields of many values, see `RowLayout`.
     Raises DataError when the data cannot be read, the cache cannot be written, or a part of the split is empty.
     """
+    options = options or VocabularyOptions()
     dataset = encode(source, expand(cache))
+    if dataset.ends:
+        options = replace(options, max_values=max_values)
     shares = default_shares(split, dataset.task)
-    key = _key(split, split_seed, shares)
-    rows = _opened_split(dataset, key, split, split_seed, shares)
-    return Prepared(dataset, rows, _opened_vocabulary(dataset, key, rows.train, min_count))
+    key = f"{split}-s{split_seed}-{_mark(SCHEMA, split, split_seed, vars(shares))}"
+    drawn = _opened_split(dataset, key, split, split_seed, shares)
+    key += f"-{_mark(vars(options))}"
+    vocabulary = _opened(
+        splits_folder(dataset.folder) / key,
+        lambda folder: TrainVocabulary.load(folder, dataset),
+        lambda folder: build_vocabulary(dataset, drawn.is_train, options).save(folder),
+    )
+    layout = RowLayout(vocabulary, pooling, max_values)
+    parts, mean = _opened(
+        splits_folder(dataset.folder) / f"{key}-{layout.name}",
+        lambda folder: open_parts(layout, drawn, folder),
+        lambda folder: write_parts(layout, drawn, folder, split_seed),
+    )
+    return Prepared(dataset, drawn, vocabulary, parts, mean)
 
 
-def _key(kind: SplitName, seed: int, shares: Shares) -> str:
-    told = json.dumps([SCHEMA, kind, seed, vars(shares)])
-    return f"{kind}-s{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+def _mark(*told: object) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=dict).encode()).hexdigest()[:8]
 
 
 def _opened_split(dataset: EncodedDataset, key: str, kind: SplitName, seed: int, shares: Shares) -> Split:
-    """A byte a row on disk; the row numbers are made from it."""
-    folder = splits_folder(dataset.folder) / key
-    shared = shares.select is None
-    with contextlib.suppress(OSError, ValueError):
+    """A byte a row on disk."""
+    shared = search_is_select(kind, shares)
+
+    def opened(folder: Path) -> Split:
         part = open_array(folder / "part.npy")
-        if part.shape == (dataset.rows,):
-            return to_split(part, shared)
-    part, shared = assign_parts(dataset, kind, seed, shares)
-    with _replacing(folder) as made:
-        save_array(made / "part.npy", part)
-    return to_split(part, shared)
+        if part.shape != (dataset.rows,):
+            raise ValueError(f"{folder}: made for other data")
+        return Split(part, shared)
+
+    def make(folder: Path) -> None:
+        save_array(folder / "part.npy", assign_parts(dataset, kind, seed, shares)[0])
+
+    return _opened(splits_folder(dataset.folder) / key, opened, make)
 
 
-def _opened_vocabulary(dataset: EncodedDataset, key: str, train: np.ndarray, min_count: int) -> TrainVocabulary:
-    folder = splits_folder(dataset.folder) / f"{key}-min{min_count}"
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return TrainVocabulary.load(folder, dataset)
-    vocabulary = build_vocabulary(dataset, train, min_count)
-    with _replacing(folder) as made:
-        vocabulary.save(made)
-    return vocabulary
+def _opened(folder: Path, opened: Callable[[Path], T], make: Callable[[Path], None]) -> T:
+    """What `opened` reads from a folder; where it is absent or damaged, `make` fills a new one first.
 
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder in place of an absent or damaged one; one process at a time."""
+    One process at a time; the others wait and open what the first has made.
+    """
+    with contextlib.suppress(*DAMAGE):
+        return opened(folder)
     with writing_to(folder), alone_in(folder.parent):
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(*DAMAGE):
+            return opened(folder)
+        for stale in (folder, *folder.parent.glob(f".{folder.name}.*")):  # damaged; left by a killed process
+            shutil.rmtree(stale, ignore_errors=True)
         with whole_folder(folder) as made:
-            yield made
+            make(made)
+        return opened(folder)

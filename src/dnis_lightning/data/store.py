@@ -6,33 +6,40 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dnis_lightning.data.arrays import TextColumn, open_array
+from dnis_lightning.data.arrays import TextColumn, open_array, row_slices
 from dnis_lightning.data.encoder import Encoder
 from dnis_lightning.data.source import Field, Source
 from dnis_lightning.errors import DataError
 from dnis_lightning.paths import alone_in, whole_folder
 from dnis_lightning.quantities import TaskName
 
-SCHEMA = 1
+SCHEMA = 2
+DAMAGE = (OSError, ValueError, KeyError, TypeError)
+"""What opening an artefact raises when it is absent, damaged or of another schema."""
+log = logging.getLogger(__name__)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """A whole source as arrays on disk, opened read-only; Fc categorical and Fn numeric fields.
+    """A whole source as arrays on disk, opened read-only; Fc fields with ids (categorical, multi), Fn numeric ones.
 
-    codes (rows, Fc): for each categorical field the raw code 0 … n_f − 1, in the smallest unsigned type that fits.
-    values (rows, Fn): float32, NaN = missing; None without numeric fields.
-    label (rows,): float32. time (rows,): int64 or None. cardinalities (Fc,): n_f.
+    codes: for each field with ids, (rows,) its raw codes 0 … n_f − 1, in the smallest unsigned type that fits; of a
+    multi field all values of all rows, (values,). ends: for each multi field, by its number among the Fc, (rows,) where
+    the values of each row end. values (rows, Fn): float32, NaN = missing; None without numeric fields.
+    label (rows,): float32. time (rows,): int64 or None. given (rows,): the part that the source puts each row into, or
+    None. cardinalities (Fc,): n_f. skipped: how many bad rows were left out; example: what was wrong with the first.
+    binary: whether all labels are 0 or 1.
     """
 
     folder: Path
@@ -43,16 +50,21 @@ class EncodedDataset:
     fields: tuple[Field, ...]
     rows: int
     cardinalities: tuple[int, ...]
-    codes: np.ndarray
+    skipped: int
+    example: str
+    binary: bool
+    codes: tuple[np.ndarray, ...]
+    ends: dict[int, np.ndarray]
     values: np.ndarray | None
     label: np.ndarray
     time: np.ndarray | None
+    given: np.ndarray | None
 
     @classmethod
     def open(cls, folder: Path) -> EncodedDataset:
         """Open a folder that `encode` wrote.
 
-        Raises OSError, ValueError or KeyError when it is absent, damaged or of another schema version.
+        Raises one of `DAMAGE` when it is absent, damaged or of another schema version.
         """
         told = json.loads((folder / "manifest.json").read_text())
         if told["schema"] != SCHEMA:
@@ -61,35 +73,50 @@ class EncodedDataset:
             if (folder / name).stat().st_size != size:
                 raise ValueError(f"{name} has another size than the manifest says")
         fields = tuple(Field(**field) for field in told["fields"])
-        arrays = {name: _open_if_there(folder / f"{name}.npy") for name in ("codes", "values", "label", "time")}
-        keys = ("name", "task", "user_field", "fingerprint", "rows")
+        arrays = {name: _open_if_there(folder / f"{name}.npy") for name in ("values", "label", "time", "given")}
+        numbers = range(len(told["cardinalities"]))
+        ends = {number: _open_if_there(folder / f"ends{number}.npy") for number in numbers}
+        keys = ("name", "task", "user_field", "fingerprint", "rows", "binary")
         return cls(
             folder=folder,
             fields=fields,
             cardinalities=tuple(told["cardinalities"]),
+            skipped=told["skipped"]["rows"],
+            example=told["skipped"]["example"],
+            codes=tuple(open_array(folder / f"codes{number}.npy") for number in numbers),
+            ends={number: array for number, array in ends.items() if array is not None},
             **arrays,
             **{k: told[k] for k in keys},
         )
 
     @property
-    def categorical(self) -> tuple[Field, ...]:
-        """The categorical fields, in the order of the columns of `codes`."""
-        return tuple(field for field in self.fields if field.kind == "categorical")
+    def coded(self) -> tuple[Field, ...]:
+        """The fields with ids, in the order of `codes`."""
+        return tuple(field for field in self.fields if field.kind != "numeric")
 
     @property
     def numeric(self) -> tuple[Field, ...]:
         """The numeric fields, in the order of the columns of `values`."""
         return tuple(field for field in self.fields if field.kind == "numeric")
 
-    def raw_ids(self, field: str) -> Sequence[str]:
-        """The raw ids of a categorical field as text, by code. Raises KeyError on any other field."""
-        names = [known.name for known in self.categorical]
+    def raw_ids(self, field: str) -> TextColumn:
+        """The raw ids of a field as text, by code. Raises KeyError where there are none."""
+        names = [known.name for known in self.coded]
         if field not in names:
             raise KeyError(field)
         number = names.index(field)
         return TextColumn(
             open_array(self.folder / f"ids{number}.npy"), open_array(self.folder / f"offsets{number}.npy")
         )
+
+    def code_of_missing(self, number: int) -> int | None:
+        """The raw code of "missing" in a field, by its number among the Fc; None where it does not occur."""
+        offsets = open_array(self.folder / f"offsets{number}.npy")
+        for part in row_slices(len(offsets) - 1):
+            empty = np.flatnonzero(offsets[part] == offsets[part.start + 1 : part.stop + 1])
+            if len(empty):
+                return part.start + int(empty[0])
+        return None
 
 
 def encode(source: Source, cache: Path) -> EncodedDataset:
@@ -101,11 +128,13 @@ def encode(source: Source, cache: Path) -> EncodedDataset:
     """
     mark = fingerprint(source)
     folder = cache / f"{source.name}-{mark[:12]}"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(*DAMAGE):
         return EncodedDataset.open(folder)
     with writing_to(folder), alone_in(cache):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(*DAMAGE):
             return EncodedDataset.open(folder)  # another process made it while this one waited
+        if (old := _of_other_content(source, cache)) is not None:
+            log.info("%s has changed since it was encoded: encoding it anew (%s can be deleted)", source.name, old)
         _clear(folder)
         _write(source, mark, folder)
     return EncodedDataset.open(folder)
@@ -135,7 +164,7 @@ _ELSEWHERE = "make room there or choose another place with data.cache="
 
 
 def splits_folder(dataset_folder: Path) -> Path:
-    """Where splits and vocabularies of an encoded set lie."""
+    """Where the splits, vocabularies and shuffled rows of an encoded set lie."""
     return dataset_folder.with_name(dataset_folder.name + ".splits")
 
 
@@ -155,13 +184,40 @@ def _write(source: Source, mark: str, folder: Path) -> None:
             "task": source.task,
             "user_field": source.user_field,
         }
-        told |= {"fingerprint": mark, "fields": [vars(field) for field in source.fields], "files": files, **facts}
+        told |= {
+            "identity": source.identity(),
+            "fingerprint": mark,
+            "fields": [vars(field) for field in source.fields],
+            "files": files,
+            **facts,
+        }
         (part / "manifest.json").write_text(json.dumps(told, indent=1))
+
+
+def _of_other_content(source: Source, cache: Path) -> Path | None:
+    """An encoded form of the same files, with the same options, as they were before."""
+    wanted = _without_content(source.identity())
+    for manifest in cache.glob(f"{source.name}-*/manifest.json"):
+        with contextlib.suppress(*DAMAGE):
+            if _without_content(json.loads(manifest.read_text())["identity"]) == wanted:
+                return manifest.parent
+    return None
+
+
+def _without_content(identity: Any) -> Any:
+    """An identity without what tells a file's content."""
+    if isinstance(identity, dict):
+        return {key: _without_content(value) for key, value in identity.items() if key not in _CONTENT}
+    return [_without_content(value) for value in identity] if isinstance(identity, (list, tuple)) else identity
+
+
+_CONTENT = {"size", "changed", "crc"}
 
 
 def _too_small(folder: Path, encoder: Encoder, part: Path) -> DataError:
     written = sum(path.stat().st_size for path in part.iterdir())
-    needed = f"about {_mib(encoder.estimate)}" if encoder.estimate else f"more than {_mib(written)}"
+    estimate = encoder.estimate()
+    needed = f"about {_mib(estimate)}" if estimate else f"more than {_mib(written)}"
     free = shutil.disk_usage(part).free + written
     name = encoder.source.name
     return DataError(f"{folder}: the disk is full: {name} needs {needed}, {_mib(free)} are free; {_ELSEWHERE}")

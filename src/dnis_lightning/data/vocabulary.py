@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from dnis_lightning.data.arrays import open_array, row_slices, save_array
+from dnis_lightning.data import numbers
+from dnis_lightning.data.arrays import forget, open_array, row_slices, save_array, smallest_unsigned
+from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.store import EncodedDataset
+from dnis_lightning.quantities import NumericForm
 
 OTHER, MISSING, VALUE = "<other>", "<missing>", "<value>"
+_ROWS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """min_count: a feature seen less often in train has no row of its own; min_counts: the same by field.
+
+    numeric, bins: what becomes of numbers, see `numbers`. max_values: of a row in a multi field are kept, the first.
+    """
+
+    min_count: int = 1
+    min_counts: Mapping[str, int] = field(default_factory=dict)
+    numeric: NumericForm = "scalar"
+    bins: int = 32
+    max_values: int = 16
+
+    def least(self, field: str) -> int:
+        """The least count of a feature of this field."""
+        return max(self.min_counts.get(field, self.min_count), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,19 +44,21 @@ class TrainVocabulary:
     """N rows of the embedding table, for F fields.
 
     Field f owns the rows offsets[f] … offsets[f + 1] − 1; the first of them stands for what has no row of its own:
-    for a categorical field the ids seen fewer than min_count times in train (one never seen, too), for a numeric field
-    "missing". Then come the field's features by descending frequency, or the numeric field's one row, whose value is
-    the number.
+    for a field with ids, those seen fewer than min_count times in train (one never seen, too), for a numeric field
+    "missing". Then come the field's features by descending frequency; or the numeric field's one row, whose value is
+    the number, or its bins in order.
 
     offsets (F + 1,) int64. frequency (N,) int64: occurrences in train. code_of (N,) int64: the raw code of each row,
-    −1 where there is none. remap: the row of each raw code, all categorical fields in one array.
+    −1 where there is none. local: for each field with ids, the row of each raw code, from 0 = the field's first, in the
+    smallest unsigned type that fits. numbers: for each numeric field, what becomes of its numbers.
     """
 
     dataset: EncodedDataset
     offsets: np.ndarray
     frequency: np.ndarray
     code_of: np.ndarray
-    remap: np.ndarray
+    local: tuple[np.ndarray, ...]
+    numbers: tuple[numbers.Numbers, ...]
 
     @property
     def features(self) -> int:
@@ -42,7 +67,7 @@ class TrainVocabulary:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The F fields, in the order of the columns of `encode`."""
+        """The F fields."""
         return self.dataset.fields
 
     @cached_property
@@ -60,121 +85,118 @@ class TrainVocabulary:
         """(N,) bool."""
         return np.isin(np.arange(self.features), self.out_of_vocabulary)
 
-    def encode(self, codes: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Raw codes (B, Fc) and numbers (B, Fn) as table rows (B, F) int64 and values (B, F) float32.
-
-        The values are None without numeric fields; they are 1 for categorical fields and for what is missing.
-        """
-        if values is None:
-            return self._rows_of(codes), None
-        ids = np.empty((len(values), len(self.fields)), dtype=np.int64)
-        scale = np.ones(ids.shape, dtype=np.float32)
-        ids[:, self._categorical_at] = self._rows_of(codes)
-        missing = np.isnan(values)
-        ids[:, self._numeric_at] = self.offsets[:-1][self._numeric_at] + ~missing
-        scale[:, self._numeric_at] = np.where(missing, np.float32(1), values)
-        return ids, scale
-
     def names(self) -> Iterator[tuple[str, str]]:
         """The field and the raw id of each row, in order; rows without a raw id have names in angle brackets."""
-        for number, field in enumerate(self.fields):
-            codes = self.code_of[self.offsets[number] : self.offsets[number + 1]]
-            if field.kind == "numeric":
-                yield from ((field.name, MISSING), (field.name, VALUE))
+        treated = iter(self.numbers)
+        for number, one in enumerate(self.fields):
+            if one.kind == "numeric":
+                treatment = next(treated)
+                values = treatment.names() if isinstance(treatment, numbers.Binned) else [VALUE]
+                yield from ((one.name, name) for name in (MISSING, *values))
                 continue
-            raw = self.dataset.raw_ids(field.name)
-            yield field.name, OTHER
-            yield from ((field.name, raw[int(code)]) for code in codes[1:])
+            codes = self.code_of[self.offsets[number] : self.offsets[number + 1]]
+            raw = self.dataset.raw_ids(one.name)
+            yield one.name, OTHER
+            yield from ((one.name, raw[int(code)]) for code in codes[1:])
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a folder."""
         for name in _SAVED:
             save_array(folder / f"{name}.npy", getattr(self, name))
+        for number, rows in enumerate(self.local):
+            save_array(folder / f"local{number}.npy", rows)
+        (folder / "numbers.json").write_text(json.dumps([one.to_json() for one in self.numbers]))
 
     @classmethod
     def load(cls, folder: Path, dataset: EncodedDataset) -> TrainVocabulary:
-        """Read what `save` wrote; the arrays are memory-mapped. Raises OSError or ValueError when they are damaged."""
-        vocabulary = cls(dataset, **{name: np.asarray(open_array(folder / f"{name}.npy")) for name in _SAVED})
-        if len(vocabulary.remap) != sum(dataset.cardinalities) or len(vocabulary.offsets) != len(dataset.fields) + 1:
+        """Read what `save` wrote; the arrays are memory-mapped.
+
+        Raises OSError, ValueError, KeyError or TypeError when they are damaged.
+        """
+        arrays = {name: np.asarray(open_array(folder / f"{name}.npy")) for name in _SAVED}
+        local = tuple(open_array(folder / f"local{number}.npy") for number in range(len(dataset.cardinalities)))
+        treated = tuple(numbers.from_json(told) for told in json.loads((folder / "numbers.json").read_text()))
+        if tuple(map(len, local)) != dataset.cardinalities or len(arrays["offsets"]) != len(dataset.fields) + 1:
             raise ValueError(f"{folder}: made for other data")
-        return vocabulary
-
-    def _rows_of(self, codes: np.ndarray) -> np.ndarray:
-        return np.take(self.remap, codes + self._code_starts)
-
-    @cached_property
-    def _code_starts(self) -> np.ndarray:
-        return np.cumsum([0, *self.dataset.cardinalities])[:-1]
-
-    @cached_property
-    def _categorical_at(self) -> slice | np.ndarray:
-        return _places([field.kind == "categorical" for field in self.fields])
-
-    @cached_property
-    def _numeric_at(self) -> slice | np.ndarray:
-        return _places([field.kind == "numeric" for field in self.fields])
+        return cls(dataset, **arrays, local=local, numbers=treated)
 
 
-_SAVED = ("offsets", "frequency", "code_of", "remap")
+_SAVED = ("offsets", "frequency", "code_of")
 
 
-def build_vocabulary(dataset: EncodedDataset, train_rows: np.ndarray, min_count: int = 1) -> TrainVocabulary:
-    """Give a row to every feature that occurs at least `min_count` times in the rows of train."""
-    counts = iter(_counts(dataset, train_rows))
-    present = iter(_present(dataset, train_rows))
-    offsets, frequency, code_of, remap = [0], [], [], []
-    for field in dataset.fields:
-        if field.kind == "numeric":
-            seen = next(present)
-            frequency.append(np.array([len(train_rows) - seen, seen]))
-            code_of.append(np.array([-1, -1]))
+def build_vocabulary(dataset: EncodedDataset, is_train: np.ndarray, options: VocabularyOptions) -> TrainVocabulary:
+    """Give a row to every feature that occurs often enough in the rows of train; is_train (rows,) bool."""
+    rows = int(is_train.sum())
+    treated, present = numbers.fit_numbers(
+        options.numeric,
+        lambda: _train_numbers(dataset, is_train),
+        fields=len(dataset.numeric),
+        rows=rows,
+        least=[options.least(one.name) for one in dataset.numeric],
+        bins=options.bins,
+    )
+    numeric = iter(zip(treated, present.tolist(), strict=True))
+    counted = ordered_map(
+        lambda number: train_occurrences(dataset, number, is_train, options.max_values), range(len(dataset.coded))
+    )
+    offsets, frequency, code_of, local = [0], [], [], []
+    for one in dataset.fields:
+        if one.kind == "numeric":
+            treatment, seen = next(numeric)
+            counts = treatment.counts if isinstance(treatment, numbers.Binned) else [seen]
+            frequency.append(np.append(rows - seen, counts))
+            code_of.append(np.full(len(frequency[-1]), -1))
         else:
-            occurrences = next(counts)
-            kept = _kept(occurrences, min_count)
-            rows = np.full(len(occurrences), offsets[-1])
-            rows[kept] = offsets[-1] + 1 + np.arange(len(kept))
-            remap.append(rows)
-            frequency.append(np.append(len(train_rows) - occurrences[kept].sum(), occurrences[kept]))
+            occurrences = next(counted)
+            kept = _kept(occurrences, options.least(one.name))
+            row_of = np.zeros(len(occurrences), dtype=smallest_unsigned(len(kept)))
+            row_of[kept] = 1 + np.arange(len(kept))
+            local.append(row_of)
+            frequency.append(np.append(occurrences.sum() - occurrences[kept].sum(), occurrences[kept]))
             code_of.append(np.append(-1, kept))
         offsets.append(offsets[-1] + len(frequency[-1]))
-    empty = np.empty(0, dtype=np.int64)
     return TrainVocabulary(
         dataset,
         np.asarray(offsets, dtype=np.int64),
         np.concatenate(frequency).astype(np.int64),
         np.concatenate(code_of).astype(np.int64),
-        np.concatenate([empty, *remap]),
+        tuple(local),
+        tuple(treated),
     )
 
 
-def _places(wanted: list[bool]) -> slice | np.ndarray:
-    """The places where `wanted` is true; as a slice, which is faster to write through, if they are neighbours."""
-    places = np.flatnonzero(wanted)
-    together = len(places) and places[-1] - places[0] + 1 == len(places)
-    return slice(int(places[0]), int(places[-1]) + 1) if together else places
-
-
-def _kept(occurrences: np.ndarray, min_count: int) -> np.ndarray:
+def _kept(occurrences: np.ndarray, least: int) -> np.ndarray:
     """The codes with a row of their own, most frequent first, ties by code."""
-    order = np.argsort(-occurrences, kind="stable")
-    return order[occurrences[order] >= max(min_count, 1)]
+    often = np.flatnonzero(occurrences >= least)
+    return often[np.argsort(-occurrences[often], kind="stable")]
 
 
-def _counts(dataset: EncodedDataset, rows: np.ndarray) -> list[np.ndarray]:
-    """For each categorical field, (n_f,) how often each raw code occurs in the rows."""
-    totals = [np.zeros(size, dtype=np.int64) for size in dataset.cardinalities]
-    for part in row_slices(len(rows)) if totals else ():
-        codes = dataset.codes[rows[part]]
-        for total, column in zip(totals, codes.T, strict=True):
-            total += np.bincount(column, minlength=len(total))
-    return totals
+def train_occurrences(
+    dataset: EncodedDataset, number: int, is_train: np.ndarray, max_values: int | None = None
+) -> np.ndarray:
+    """(n_f,) how often each raw code of a field occurs in train; number: the field's among those with ids.
+
+    max_values: how many values of a row in a multi field count, the first; None for all.
+    """
+    total, codes = np.zeros(dataset.cardinalities[number], dtype=np.int64), dataset.codes[number]
+    ends = dataset.ends.get(number)
+    for part in row_slices(dataset.rows, _ROWS_AT_ONCE):
+        values, mine = part, is_train[part]
+        if ends is not None:
+            bounds = np.append(ends[part.start - 1] if part.start else 0, ends[part])
+            values, mine = slice(int(bounds[0]), int(bounds[-1])), np.repeat(mine, np.diff(bounds))
+            if max_values is not None:
+                mine &= np.arange(*bounds[[0, -1]]) < np.repeat(bounds[:-1] + max_values, np.diff(bounds))
+        seen = np.bincount(codes[values][mine])
+        total[: len(seen)] += seen
+        forget(codes)
+    return total
 
 
-def _present(dataset: EncodedDataset, rows: np.ndarray) -> list[int]:
-    """For each numeric field, in how many of the rows there is a number."""
+def _train_numbers(dataset: EncodedDataset, is_train: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of train, in pieces (R, Fn)."""
     if dataset.values is None:
-        return []
-    total = np.zeros(dataset.values.shape[1], dtype=np.int64)
-    for part in row_slices(len(rows)):
-        total += np.count_nonzero(~np.isnan(dataset.values[rows[part]]), axis=0)
-    return total.tolist()
+        return
+    for part in row_slices(dataset.rows, _ROWS_AT_ONCE):
+        yield dataset.values[part][is_train[part]]
+        forget(dataset.values)

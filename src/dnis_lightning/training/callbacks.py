@@ -161,7 +161,10 @@ class RowsBar(TQDMProgressBar):
 def _rows(trainer: L.Trainer) -> int:
     """The rows that the weights see in an epoch."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    return min(len(data.weight_rows()), int(trainer.num_training_batches) * data.batch_size)
+    return min(
+        sum(data.prepared.rows[part] for part in data.weight_parts()),
+        int(trainer.num_training_batches) * data.batch_size,
+    )
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 
@@ -39,15 +38,14 @@ class SplitsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         """Shuffled batches, a new order each pass."""
-        loaders = {"train": self._loader(self.weight_rows(), shuffle=True, seed=self.seed)}
+        loaders = {"train": self._loader(*self.weight_parts(), shuffle=True, seed=self.seed)}
         if self.paired:
-            loaders["search"] = self._loader(self.prepared.split.search, shuffle=True, seed=self.seed + 1)
+            loaders["search"] = self._loader("search", shuffle=True, seed=self.seed + 1)
         return CombinedLoader(loaders, "min_size" if self.shortest else "max_size_cycle")
 
-    def weight_rows(self) -> np.ndarray:
-        """(R,) the rows that train the weights, sorted; those of search only if they are not those of select, too."""
-        split = self.prepared.split
-        return split.train if self.rows == "train" or split.shared else np.union1d(split.train, split.search)
+    def weight_parts(self) -> tuple[str, ...]:
+        """The parts that train the weights; search only if its rows are not those of select, too."""
+        return ("train",) if self.rows == "train" or self.prepared.split.shared else ("train", "search")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,11 +55,11 @@ class SplitsDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         """The select split in order."""
-        return self._loader(self.prepared.split.select, shuffle=False)
+        return self._loader("select", shuffle=False)
 
     def test_dataloader(self) -> Loader:
         """The test split in order."""
-        return self._loader(self.prepared.split.test, shuffle=False)
+        return self._loader("test", shuffle=False)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Page-locks batches on their way to a GPU, so that the copy can overlap with work."""
@@ -77,12 +75,10 @@ class SplitsDataModule(L.LightningDataModule):
             return batch.to(device, non_blocking=True)
         return {name: part.to(device, non_blocking=True) for name, part in batch.items()}
 
-    def _loader(self, rows: np.ndarray, *, shuffle: bool, seed: int = 0) -> Loader:
+    def _loader(self, *parts: str, shuffle: bool, seed: int = 0) -> Loader:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return Loader(
-            self.prepared.dataset,
-            self.prepared.vocabulary,
-            rows,
+            [self.prepared.parts[part] for part in parts],
             batch_size=self.batch_size,
             shuffle=shuffle,
             seed=seed,
