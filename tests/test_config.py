@@ -16,6 +16,9 @@ from dnis_lightning.paths import config_dir
 from dnis_lightning.search.trial import SearchMethod
 from dnis_lightning.sweep.resolvers import register
 
+TABLE = ["data.path=clicks.csv", "data.label=clicked", "data.task=ctr"]
+"""What data=table cannot do without."""
+
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -68,14 +71,16 @@ def test_every_value_of_a_preset_of_hydra_resolves(option: str) -> None:
 def test_every_option_composes_and_is_valid(option: str) -> None:
     if option in PLUGINS:
         pytest.importorskip(f"hydra_plugins.{PLUGINS[option]}")
-    check_config(composed(option), [option])
+    overrides = [option, *TABLE] if option == "data=table" else [option]
+    check_config(composed(*overrides), overrides)
 
 
 @pytest.mark.parametrize("profile", options("profile"))
 def test_profiles_go_with_everything(profile: str) -> None:
     models = cycle(options("model"))  # each of them several times, but not with everything
     for data, search, model in ((*both, next(models)) for both in product(options("data"), options("search"))):
-        settings = check_config(composed(f"data={data}", f"model={model}", f"search={search}", f"profile={profile}"))
+        given = [f"data={data}", f"model={model}", f"search={search}", f"profile={profile}"]
+        settings = check_config(composed(*given, *(TABLE if data == "table" else ())))
         assert settings.profile == profile
 
 
@@ -84,9 +89,27 @@ def test_the_command_line_overrides_a_profile() -> None:
     assert (config.search.gates_lr, config.data.split) == (0.5, "three_way")
 
 
+def test_a_table_has_a_model_for_any_number_of_fields() -> None:
+    assert composed("data=table").model.name == "fm"
+    assert composed("model=mlp", "data=table").model.name == "mlp"
+    assert composed().model.name == "mf"
+
+
+def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
+    for kinds in ("data.kinds={age: numeric}", "+data.kinds.age=numeric"):
+        overrides = ["data=table", *TABLE, kinds]
+        assert check_config(composed(*overrides), overrides).data.source["kinds"] == {"age": "numeric"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
+        (
+            ["data=table"],
+            "\n  data.label: no value; write data.label=...\n  data.path: no value; write data.path=...\n",
+        ),
+        (["data=table", *TABLE, "data.fields=user"], "data.fields: it should be a valid list, got 'user'"),
+        (["data=table", *TABLE, "data.bad_rows=drop"], "data.bad_rows: it should be 'error' or 'skip', got 'drop'"),
         (["search.fit_fresh=no"], "search.fit_fresh: it should be a valid boolean, got 'no'"),
         (
             ["model=mlp", "model.hidden=deep"],

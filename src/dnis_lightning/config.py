@@ -31,15 +31,19 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     """
     overrides = list(overrides)
     faults = [*unread_keys(config, overrides), *idle_keys(config, overrides)]
+    raw = OmegaConf.to_container(config, resolve=False)
+    absent = sorted(_without_value(raw))
+    faults += [f"{key}: no value; write {key}=..." for key in absent]
+    filled = config.copy()
+    for key in absent:
+        OmegaConf.update(filled, key, None)  # else what takes its value from there could not be resolved
     try:
-        faults += [f"{key}: no value; write {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        plain = OmegaConf.to_container(filled, resolve=True)
     except OmegaConfBaseException as fault:
         raise _cannot_run([*faults, f"{fault.full_key}: {str(fault).splitlines()[0]}"]) from fault
     assert isinstance(plain, dict)
     settings, wrong = _validated(plain)
     faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
-    raw = OmegaConf.to_container(config, resolve=False)
     at_nodes = [_as_written(fault, raw) for path, node in _nodes(plain) for fault in _check_node(path, node)]
     faults += [line for line in at_nodes if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     faults += _wrong_budgets(plain)
@@ -117,6 +121,15 @@ def _as_written(fault: str, raw: Any) -> str:
     return f"{written[1] if written else path}{colon}{rest}"
 
 
+def _without_value(raw: Any, path: str = "") -> Iterator[str]:
+    """The keys that are ???."""
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            yield from _without_value(value, f"{path}.{key}" if path else str(key))
+    elif raw == "???":
+        yield path
+
+
 def _nodes(plain: Any, path: str = "") -> Iterator[tuple[str, Node]]:
     if isinstance(plain, dict):
         if "_target_" in plain:
@@ -179,9 +192,10 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(raw, dict)
     text = json.dumps(raw, default=str)
-    read = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", text)) | set(_schema_keys(Settings))
+    taken = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", text))
+    read = taken | set(_schema_keys(Settings))
     chosen_from = re.findall(r"\$\{oc\.select:([\w.]+)\.\$", text)
-    inside = tuple(f"{path}." for path in [*chosen_from, *(path for path, _ in _nodes(raw))])
+    inside = tuple(f"{path}." for path in [*chosen_from, *taken, *(path for path, _ in _nodes(raw))])
     groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
     for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
         if (

@@ -18,7 +18,8 @@ OPTIONS = sorted(path.stem for path in (config_dir() / "data").glob("[!_]*.yaml"
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_builds_the_source_of_its_name(option: str) -> None:
-    settings = check_config(composed(f"data={option}"))
+    told = ["data.path=a.csv", "data.label=y", "data.task=ctr"] if option == "table" else []
+    settings = check_config(composed(f"data={option}", *told))
     source: Any = instantiate(settings.data.source)
     assert source.name == settings.data.name == option
     assert source.task == settings.data.task
@@ -47,7 +48,11 @@ def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tm
             "data.field_count=1",
             r"data\.field_count: it should be greater than or equal to 2, got 1",
         ),
-        ("criteo", "data.numeric=log3", r"data\.numeric: it should be 'scalar' or 'log2', got 'log3'"),
+        (
+            "criteo",
+            "data.numeric=log3",
+            r"data\.numeric_as: it should be 'scalar', 'raw', 'standard', 'log2' or 'quantile', got 'log3'",
+        ),
         ("movielens-1m", "data.split_seed=-1", r"data\.split_seed: it should be greater than or equal to 0, got -1"),
     ],
 )

@@ -1,0 +1,191 @@
+"""Columns of any Arrow type as what a chunk holds; null stands for each value that is not as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnis_lightning.data.source import PARTS
+
+Reading = Callable[[pa.ChunkedArray], pa.ChunkedArray]
+_LARGEST = float(np.finfo(np.float32).max)
+_CLICKS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
+_PART_NAMES = {name: PARTS.index(name) for name in PARTS} | dict.fromkeys(
+    ("valid", "validation", "val", "dev"), PARTS.index("select")
+)
+PARTS_WANTED = "train, search, select (or valid, validation, val, dev) or test"
+
+
+def clicks(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """0 and 1 (float32), from numbers, truth values or the words for them."""
+    if is_text(values.type):
+        return _by_word(values, _CLICKS, pa.float32())
+    found = numbers(values)
+    return pc.if_else(pc.is_in(found, value_set=pa.array([0, 1], pa.float32())), found, pa.scalar(None, pa.float32()))
+
+
+def parts(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers in `PARTS` (uint8), from the names of parts in any case."""
+    return _by_word(texts(values), _PART_NAMES, pa.uint8())
+
+
+def numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers that are finite in single precision (float32)."""
+    found = floats(values)
+    fits = pc.less_equal(pc.abs(found), _LARGEST)  # false for NaN
+    return pc.cast(pc.if_else(fits, found, pa.scalar(None, pa.float64())), pa.float32())
+
+
+def floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers in double precision."""
+    try:
+        return pc.cast(values, pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        series = texts(values).to_pandas()
+        return pa.chunked_array([pa.array(pd.to_numeric(series, errors="coerce"), pa.float64(), from_pandas=True)])
+
+
+def wholes(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers (int64); times and dates are none, though Arrow would count their units."""
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        return pa.chunked_array([pa.nulls(len(values), pa.int64())])
+    try:
+        return pc.cast(values, pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        found = floats(values)
+        is_whole = pc.and_(pc.equal(found, pc.round(found)), pc.less(pc.abs(found), 2.0**53))
+        return pc.cast(pc.if_else(is_whole, found, pa.scalar(None, pa.float64())), pa.int64())
+
+
+def microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Millionths (int64) of seconds, or of whatever the numbers count."""
+    found = pc.round(pc.multiply(floats(values), 1e6))
+    fits = pc.less(pc.abs(found), 2.0**63)
+    return pc.cast(pc.if_else(fits, found, pa.scalar(None, pa.float64())), pa.int64())
+
+
+def moments(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Microseconds since 1970 (int64), from timestamps, dates or ISO 8601; without a zone they count as UTC."""
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        return pc.cast(pc.cast(values, pa.timestamp("us"), safe=False), pa.int64())
+    found = pd.to_datetime(texts(values).to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    array = pa.array(found.dt.tz_localize(None).astype("datetime64[us]"), pa.timestamp("us"), from_pandas=True)
+    return pa.chunked_array([pc.cast(array, pa.int64())])
+
+
+def time_reading(sample: pa.ChunkedArray) -> tuple[Reading, str]:
+    """How a column's times are read, by a sample of them; and what is expected in it, for messages."""
+    present = without_missing(sample)
+    if pa.types.is_timestamp(sample.type) or pa.types.is_date(sample.type):
+        return moments, "a time"
+    if len(present) and not wholes(present).null_count:
+        return wholes, "a whole number, as in the first rows"
+    if len(present) and not floats(present).null_count:
+        return microseconds, "a number, as in the first rows"
+    return moments, "a time as 2024-05-31 or 2024-05-31T23:59:00 (ISO 8601)"
+
+
+def texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as text, "" for those that are missing; null for bytes that are no UTF-8."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        values = _without_points(values)
+    if is_bytes(kind):
+        return _decoded(values)
+    found = values if kind == pa.string() else pc.cast(values, pa.string())
+    return pc.fill_null(found, "") if found.null_count else found
+
+
+def lists(values: pa.ChunkedArray, separator: str, missing: Sequence[str]) -> pa.ChunkedArray:
+    """Lists of ids, from lists or from text joined by `separator`; without ids that are missing."""
+    kind = pa.list_(pa.string())
+    return pa.chunked_array([_listed(chunk, separator, missing) for chunk in values.chunks], kind)
+
+
+def without_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values that are there: not null, NaN or ""."""
+    return values.filter(pc.invert(is_missing(values)))
+
+
+def is_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each is null, NaN or ""; of lists, null or empty."""
+    if is_list(values.type):
+        return pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0)
+    absent = pc.is_null(values, nan_is_null=pa.types.is_floating(values.type))
+    return pc.or_(absent, pc.fill_null(pc.equal(values, ""), False)) if is_text(values.type) else absent
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are text."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether values of this type are bytes, which may or may not be text."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each value of this type is a list."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_usable(kind: pa.DataType) -> bool:
+    """Whether values of this type, or what is in the lists, can be ids."""
+    if is_list(kind):
+        return not pa.types.is_nested(kind.value_type) and is_usable(kind.value_type)
+    try:
+        texts(pa.chunked_array([pa.array([], kind)]))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return False
+    return not pa.types.is_nested(kind)
+
+
+def _by_word(values: pa.ChunkedArray, known: dict[str, Any], kind: pa.DataType) -> pa.ChunkedArray:
+    found = []
+    for chunk in texts(values).chunks:
+        coded = chunk.dictionary_encode()
+        words = pa.array([known.get(word.strip().lower()) for word in coded.dictionary.to_pylist()], kind)
+        found.append(words.take(coded.indices))
+    return pa.chunked_array(found, kind)
+
+
+def _without_points(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Floats that are whole as integers, so that the id 7.0 reads 7; NaN as null."""
+    absent = pc.is_null(values, nan_is_null=True)
+    values = pc.if_else(absent, pa.scalar(None, values.type), values)
+    try:
+        return pc.cast(values, pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return values
+
+
+def _decoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return pc.fill_null(pc.cast(pc.cast(values, pa.binary()), pa.string()), "")
+    except pa.ArrowInvalid:
+        return pa.chunked_array([[_text_of(value) for value in values.to_pylist()]], pa.string())
+
+
+def _text_of(value: bytes | None) -> str | None:
+    try:
+        return "" if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _listed(chunk: pa.Array, separator: str, missing: Sequence[str]) -> pa.ListArray:
+    found = chunk.cast(pa.list_(pa.string())) if is_list(chunk.type) else pc.split_pattern(chunk, separator)
+    flat = found.flatten()
+    absent = pc.is_in(flat, value_set=pa.array(["", *missing], pa.string()))
+    kept = pc.and_(pc.is_valid(flat), pc.invert(absent)).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(found), 0).to_numpy())
+    offsets = np.append(0, np.cumsum(kept))[np.append(0, ends)]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat.filter(pa.array(kept)))
