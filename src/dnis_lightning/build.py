@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+import logging
+from collections.abc import Mapping, Sequence
+
 import torch
 from hydra.utils import instantiate
 
 from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.blueprint import Blueprint, build_interaction, construct
 from dnis_lightning.data.prepare import Prepared, prepare
+from dnis_lightning.data.roles import near
+from dnis_lightning.data.source import Source
+from dnis_lightning.data.table import Table
+from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
@@ -19,12 +25,41 @@ from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import TASKS, Objective, Task
 from dnis_lightning.training.fit_module import WeightStep
 
+log = logging.getLogger(__name__)
 
-def prepare_data(settings: Settings) -> Prepared:
-    """Encode or open the data, and its split and vocabulary."""
+
+def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
+    """Encode or open the data, its split, its vocabulary and the rows of its parts; says what a table is taken for.
+
+    source: in place of that of the settings.
+    """
     data = settings.data
-    source = construct(data.source)
-    return prepare(source, cache=data.cache, split=data.split, split_seed=data.split_seed, min_count=data.min_count)
+    source = construct(data.source) if source is None else source
+    if isinstance(source, Table):
+        source.check_split(data.split)
+        log.info("%s", source.described())
+    _check_min_counts(data.min_counts or {}, [field.name for field in source.fields])
+    prepared = prepare(
+        source,
+        cache=data.cache,
+        split=data.split,
+        split_seed=data.split_seed,
+        options=VocabularyOptions(data.min_count, data.min_counts or {}, data.numeric_as, data.bins),
+        pooling=data.pooling,
+        max_values=data.max_values,
+    )
+    told = prepared.dataset
+    if told.skipped:
+        log.warning("%s: %s bad rows were left out; the first: %s", told.name, f"{told.skipped:,}", told.example)
+    return prepared
+
+
+def _check_min_counts(given: Mapping[str, int], fields: Sequence[str]) -> None:
+    """Raise ConfigError for a field that is not there."""
+    for name in given:
+        if name not in fields:
+            there = ", ".join(fields[:20]) + (", …" if len(fields) > 20 else "")
+            raise ConfigError(f"data.min_counts: there is no field {name!r}, only {there}{near(name, fields)}")
 
 
 def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Blueprint:
@@ -33,8 +68,11 @@ def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Bluepr
     unseen = [int(row) for row in vocabulary.out_of_vocabulary if vocabulary.frequency[row] == 0]
     space = FeatureSpace(tuple(int(offset) for offset in vocabulary.offsets), tuple(unseen))
     blocks = blocks_of(settings, prepared)
-    mean = float(np.asarray(prepared.dataset.label[prepared.split.train], dtype=np.float64).mean())
-    bias = task.base_logit(mean) if model.global_bias == "mean" else {"zero": 0.0, "none": None}[model.global_bias]
+    bias = (
+        task.base_logit(prepared.mean_label)
+        if model.global_bias == "mean"
+        else {"zero": 0.0, "none": None}[model.global_bias]
+    )
     std = None if model.init == "xavier" else float(model.init)
     return Blueprint(
         space, model.interaction, search.base_dim, std, model.first_order, bias, blocks.block_of, blocks.count
@@ -102,7 +140,7 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
     """Raise ConfigError when task, min_count or blocks do not go with the data: before a folder is made."""
-    if settings.data.task == "ctr" and not np.isin(prepared.dataset.label, (0, 1)).all():
+    if settings.data.task == "ctr" and not prepared.dataset.binary:
         raise ConfigError("data.task=ctr: the labels are not all 0 or 1; take data.task=rating")
     if prepared.vocabulary.is_out_of_vocabulary.all():
         most = "no feature occurs that often in train"

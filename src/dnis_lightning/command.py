@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dnis_lightning.config import check_config, fingerprint, idle_keys, unread_keys
 from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_terminated
-from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, new_folder
+from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, logging_early, new_folder
 from dnis_lightning.paths import config_dir, expand
 from dnis_lightning.reword import message_of, reword
 from dnis_lightning.settings import Settings
@@ -153,7 +153,8 @@ def _run(config: DictConfig, settings: Settings, number: int, command: str, swee
     began = time.perf_counter()
     build.check_machine(settings)
     build.check_method(settings)
-    prepared = build.prepare_data(settings)
+    with logging_early() as said:
+        prepared = build.prepare_data(settings)
     build.check_fit(settings, prepared)
     folder = _unfinished(settings, fingerprint(config, prepared.dataset.fingerprint))
     if folder is not None and folder.finished():
@@ -168,7 +169,7 @@ def _run(config: DictConfig, settings: Settings, number: int, command: str, swee
         os.environ[SHARED_FOLDER] = str(folder.path)
     seconds = time.perf_counter() - began
     try:
-        start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep)
+        start(config, settings, folder, prepared, prepare_seconds=seconds, command=command, sweep=sweep, said=said)
     except UserError:
         if is_new and not folder.checkpoint.exists() and is_rank_zero():  # nothing to go on with
             shutil.rmtree(folder.path, ignore_errors=True)

@@ -132,15 +132,48 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
+class Said(logging.Handler):
+    """Keeps what is logged, for the log of a run that has no folder yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+
 @contextmanager
-def logging_to(folder: RunFolder) -> Iterator[None]:
-    """Sends this package's log to run.log and standard error; rank zero only."""
-    logger = logging.getLogger("dnis_lightning")
+def logging_early() -> Iterator[Said]:
+    """Sends this package's log to standard error, before there is a folder; rank zero only. Yields what keeps it."""
+    said = Said()
+    with _logging_by([said, _terminal()] if is_rank_zero() else []):
+        yield said
+
+
+@contextmanager
+def logging_to(folder: RunFolder, said: Said | None = None) -> Iterator[None]:
+    """Sends this package's log to run.log and standard error; rank zero only. said: what was logged before."""
     handlers: list[logging.Handler] = []
     if is_rank_zero():
-        handlers = [logging.FileHandler(folder.path / "run.log", encoding="utf-8"), logging.StreamHandler(sys.stderr)]
+        handlers = [logging.FileHandler(folder.path / "run.log", encoding="utf-8"), _terminal()]
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handlers[1].setFormatter(logging.Formatter("%(message)s"))
+        for record in said.records if said else ():
+            handlers[0].handle(record)
+    with _logging_by(handlers):
+        yield
+
+
+def _terminal() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
+
+
+@contextmanager
+def _logging_by(handlers: Sequence[logging.Handler]) -> Iterator[None]:
+    logger = logging.getLogger("dnis_lightning")
     for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 
 from dnis_lightning.blueprint import construct
 from dnis_lightning.config import fingerprint
+from dnis_lightning.data.mapping import save_mapping
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
-from dnis_lightning.folder import RunFolder, find_folder, is_rank_zero, logging_to
+from dnis_lightning.folder import RunFolder, Said, find_folder, is_rank_zero, logging_to
 from dnis_lightning.run import Run
 from dnis_lightning.settings import Settings
 from dnis_lightning.spread import has_trained
@@ -33,15 +34,19 @@ def start(
     prepare_seconds: float,
     command: str,
     sweep: str | None = None,
+    said: Said | None = None,
 ) -> dict[str, Any]:
     """Run a job in its folder: config.yaml first, result.json last; sweep: the name of the sweep it is of.
+
+    said: what was logged before there was a folder.
 
     Returns the result. Raises RunError when the disk is full or the logger cannot start.
     """
     if settings.trainer.threads is not None:
         torch.set_num_threads(settings.trainer.threads)
-    with _full_disk_named(folder), folder.at_work(), logging_to(folder):
+    with _full_disk_named(folder), folder.at_work(), logging_to(folder, said):
         if is_rank_zero():
+            save_mapping(folder.path, prepared)
             folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
             folder.write_text("fingerprint", fingerprint(config, prepared.dataset.fingerprint) + "\n")
         logger = make_logger(config, settings, folder, sweep)

@@ -40,6 +40,7 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
         "search_is_select": prepared.split.shared,
         "trial": settings.search.trial,
         "rows": prepared.rows,
+        "skipped_rows": prepared.dataset.skipped,
         "features": blueprint.space.features,
         "fields": blueprint.space.fields,
         "base_dim": settings.search.base_dim,

@@ -1,0 +1,184 @@
+"""The mapping from raw values to table rows, as it travels with a run: `data.schema` and `vocabulary.parquet`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.data import numbers, readings
+from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.data.source import Column, Field
+from dnis_lightning.errors import DataError, RunError
+from dnis_lightning.paths import whole_file
+
+SCHEMA = 1
+FILE, IDS = "data.schema", "vocabulary.parquet"
+
+
+def save_mapping(folder: Path, prepared: Prepared) -> None:
+    """Write both files, each whole or not at all.
+
+    data.schema (JSON): for each field its kind, its rows of the table (first, end), and what becomes of numbers; the
+    first row of each field stands for what has no row of its own. vocabulary.parquet: field, id, row of every raw id
+    that has one.
+    """
+    vocabulary, layout = prepared.vocabulary, prepared.parts["train"].layout
+    offsets, treated = vocabulary.offsets.tolist(), iter(vocabulary.numbers)
+    fields = [
+        {
+            "name": field.name,
+            "kind": field.kind,
+            "rows": [offsets[number], offsets[number + 1]],
+            "numbers": next(treated).to_json() if field.kind == "numeric" else None,
+        }
+        for number, field in enumerate(vocabulary.fields)
+    ]
+    told = {
+        "schema": SCHEMA,
+        "data": prepared.dataset.name,
+        "task": prepared.dataset.task,
+        "fingerprint": prepared.dataset.fingerprint,
+        "columns": layout.bounds,
+        "pooling": layout.pooling,
+        "fields": fields,
+        "ids": IDS,
+    }
+    with whole_file(folder / IDS) as part, pq.ParquetWriter(part, _PARQUET, compression="zstd") as writer:
+        for number, field in enumerate(vocabulary.fields):
+            if field.kind == "numeric":
+                continue
+            codes = vocabulary.code_of[offsets[number] + 1 : offsets[number + 1]]
+            ids = prepared.dataset.raw_ids(field.name).take(codes)
+            rows = np.arange(offsets[number] + 1, offsets[number + 1], dtype=np.int64)
+            names = pa.DictionaryArray.from_arrays(np.zeros(len(ids), np.int32), [field.name])
+            writer.write_table(pa.table({"field": names.cast(pa.string()), "id": ids, "row": rows}, schema=_PARQUET))
+    with whole_file(folder / FILE) as part:
+        part.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_PARQUET = pa.schema([("field", pa.string()), ("id", pa.string()), ("row", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A field as `save_mapping` wrote it: its table rows, its columns of a batch, its ids in the order of the rows."""
+
+    field: Field
+    first: int
+    end: int
+    columns: slice
+    numbers: numbers.Numbers | None
+    ids: pa.Array
+
+
+@dataclass(frozen=True)
+class RawMapping:
+    """Raw columns → what a model takes; knows nothing of the data set that it was made from."""
+
+    fields: tuple[Mapped, ...]
+    pooling: str
+
+    @classmethod
+    def load(cls, folder: Path | str) -> RawMapping:
+        """Read what `save_mapping` wrote. Raises RunError when it is absent or damaged."""
+        folder = Path(folder)
+        try:
+            told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            if told["schema"] != SCHEMA:
+                raise ValueError(f"schema {told['schema']}, expected {SCHEMA}")
+            table = pq.read_table(folder / told["ids"])
+            return cls(tuple(_mapped(told, number, table) for number in range(len(told["fields"]))), told["pooling"])
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise RunError(f"{folder / FILE}: cannot be read ({fault}); name the folder of a run") from fault
+
+    def encode(self, columns: Mapping[str, Column]) -> Batch:
+        """Raw columns, one for each field, as a batch with labels of 0.
+
+        Ids may be of any type, numbers text, too; multi fields take lists; null and "" are missing, as in training.
+        Raises DataError where a field has no column, or one that cannot be what it was in training.
+        """
+        absent = [one.field.name for one in self.fields if one.field.name not in columns]
+        if absent:
+            raise DataError(f"no column {', '.join(absent)}; the model was trained on them")
+        rows = len(columns[self.fields[0].field.name])
+        ids = np.empty((rows, self.fields[-1].columns.stop), dtype=np.int64)
+        values = np.ones(ids.shape, dtype=np.float32)
+        for one in self.fields:
+            ids[:, one.columns], values[:, one.columns] = self._encoded(one, _chunked(columns[one.field.name]))
+        plain = all(one.field.kind == "categorical" or isinstance(one.numbers, numbers.Binned) for one in self.fields)
+        bounds = [0, *(one.columns.stop for one in self.fields)]
+        offsets = torch.tensor(bounds) if any(one.field.kind == "multi" for one in self.fields) else None
+        scale = None if plain else torch.from_numpy(values)
+        return Batch(torch.from_numpy(ids), torch.zeros(rows), scale, offsets)
+
+    def _encoded(self, one: Mapped, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        if one.field.kind == "numeric":
+            x = _numbers(one.field.name, column)
+            assert one.numbers is not None, "numeric fields have one"
+            made = one.numbers(x)
+            if isinstance(one.numbers, numbers.Binned):
+                return (one.first + 1 + made)[:, None], np.ones((len(x), 1), np.float32)
+            missing = np.isnan(made)
+            return (one.first + ~missing)[:, None], np.where(missing, 1, made)[:, None]
+        if one.field.kind == "categorical":
+            return self._rows_of(one, column)[:, None], np.ones((len(column), 1), np.float32)
+        width = one.columns.stop - one.columns.start
+        ids, values = np.full((len(column), width), one.first), np.zeros((len(column), width), np.float32)
+        for row, list_ in enumerate(_lists(one.field.name, column)):
+            kept = (list_ or [""])[:width]
+            ids[row, : len(kept)] = self._rows_of(one, _chunked(pa.array(kept)))
+            values[row, : len(kept)] = 1 / len(kept) if self.pooling == "mean" else 1
+        return ids, values
+
+    def _rows_of(self, one: Mapped, raw: pa.ChunkedArray) -> np.ndarray:
+        place = pc.fill_null(pc.index_in(readings.texts(raw), one.ids), -1)
+        return one.first + 1 + place.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _chunked(column: Column) -> pa.ChunkedArray:
+    if isinstance(column, pa.ChunkedArray):
+        return column
+    return pa.chunked_array([pa.array(column, from_pandas=True) if isinstance(column, np.ndarray) else column])
+
+
+def _numbers(name: str, raw: pa.ChunkedArray) -> np.ndarray:
+    """(R,) float32, NaN = missing. Raises DataError for the first value that is no number."""
+    found = readings.numbers(raw)
+    wrong = pc.and_(pc.is_null(found), pc.invert(readings.is_missing(raw))).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"row {row + 1}: {name} is {raw[row].as_py()!r}, expected a number; mend or remove this row")
+    return pc.fill_null(found, np.nan).to_numpy().astype(np.float32, copy=False)
+
+
+def _lists(name: str, raw: pa.ChunkedArray) -> list[list[str]]:
+    """The ids of each row, without those that are missing. Raises DataError where they are not lists."""
+    if pa.types.is_null(raw.type):
+        return [[]] * len(raw)
+    if not readings.is_list(raw.type):
+        raise DataError(f"{name} is of the type {raw.type}, expected lists of ids; split joined text beforehand")
+    return readings.lists(raw, "", ()).to_pylist()
+
+
+def _mapped(told: dict[str, Any], number: int, table: pa.Table) -> Mapped:
+    field, bounds = told["fields"][number], told["columns"]
+    first, end = field["rows"]
+    own = table.filter(pc.equal(table["field"], field["name"])).sort_by("row")
+    return Mapped(
+        Field(field["name"], field["kind"]),
+        first,
+        end,
+        slice(bounds[number], bounds[number + 1]),
+        None if field["numbers"] is None else numbers.from_json(field["numbers"]),
+        own["id"].combine_chunks(),
+    )

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from dnis_lightning.data.mapping import RawMapping, save_mapping
+from dnis_lightning.data.prepare import Prepared, prepare
+from dnis_lightning.data.source import Field
+from dnis_lightning.data.vocabulary import VocabularyOptions
+from dnis_lightning.errors import DataError, RunError
+
+from .conftest import Table, random_table
+
+
+class WithLists(Table):
+    """A table with a multi field beside the others, some of its lists empty or long."""
+
+    def __init__(self) -> None:
+        plain = random_table(300)
+        rng = np.random.default_rng(1)
+        lists = [[f"t{tag}" for tag in rng.integers(0, 9, rng.integers(0, 6))] for _ in range(300)]
+        super().__init__(plain.columns, plain.label)
+        self.fields = (*plain.fields, Field("tags", "multi"))
+        self.columns = {**plain.columns, "tags": pa.array(lists)}
+
+
+@pytest.fixture(params=["scalar", "quantile"])
+def prepared(request: pytest.FixtureRequest, tmp_path: Path) -> Prepared:
+    options = VocabularyOptions(2, numeric=request.param, bins=5)
+    return prepare(WithLists(), cache=tmp_path / "cache", options=options, max_values=3)
+
+
+def test_raw_rows_are_encoded_as_in_training_without_the_data_set(prepared: Prepared, tmp_path: Path) -> None:
+    save_mapping(tmp_path, prepared)
+    layout = prepared.parts["train"].layout
+    expected = layout.batch(layout.records(slice(0, 300)), 300)
+    found = RawMapping.load(tmp_path).encode(WithLists().columns)
+    assert torch.equal(found.ids, expected.ids)
+    assert expected.values is not None
+    assert found.values is not None
+    torch.testing.assert_close(found.values, expected.values)
+    assert expected.offsets is not None
+    assert found.offsets is not None
+    assert torch.equal(found.offsets, expected.offsets)
+
+
+def test_what_training_never_saw_goes_to_the_row_of_its_field_for_others(prepared: Prepared, tmp_path: Path) -> None:
+    save_mapping(tmp_path, prepared)
+    raw = {
+        "a": np.array([np.nan], np.float32),
+        "b": pa.array(["never"]),
+        "c": np.array([-1]),
+        "tags": pa.array([["no"]]),
+    }
+    found = RawMapping.load(tmp_path).encode(raw)
+    assert found.ids[0].tolist()[:3] == prepared.vocabulary.offsets[:3].tolist()
+    assert set(found.ids[0].tolist()[3:]) == {int(prepared.vocabulary.offsets[3])}
+
+
+def test_a_column_that_is_not_there_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    save_mapping(tmp_path, prepared)
+    with pytest.raises(DataError, match="no column b, c; the model was trained on them"):
+        RawMapping.load(tmp_path).encode({"a": np.zeros(1, np.float32), "tags": pa.array([["x"]])})
+
+
+def test_a_damaged_or_absent_mapping_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"data\.schema: cannot be read .*; name the folder of a run"):
+        RawMapping.load(tmp_path)
+    save_mapping(tmp_path, prepared)
+    (tmp_path / "data.schema").write_text('{"schema": 99}')
+    with pytest.raises(RunError, match="schema 99, expected 1"):
+        RawMapping.load(tmp_path)
+
+
+def test_new_rows_may_come_in_other_types_than_in_training(prepared: Prepared, tmp_path: Path) -> None:
+    save_mapping(tmp_path, prepared)
+    told = RawMapping.load(tmp_path)
+    usual = {"a": np.array([0.5, np.nan], np.float32), "b": pa.array(["x", ""]), "c": np.array([12, 13])}
+    expected = told.encode({**usual, "tags": pa.array([["t1", "t2"], ["t3"]])})
+    other = {"a": pa.array(["0.5", ""]), "b": pa.array(["x", None], pa.large_string()), "c": pa.array([12.0, 13.0])}
+    found = told.encode({**other, "tags": pa.array([["", "t1", None, "t2"], ["t3"]])})
+    assert torch.equal(found.ids, expected.ids)
+    assert expected.values is not None
+    assert found.values is not None
+    assert torch.equal(found.values, expected.values)
+
+
+def test_joined_text_in_place_of_lists_and_words_in_place_of_numbers_are_named(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    save_mapping(tmp_path, prepared)
+    told = RawMapping.load(tmp_path)
+    rows = {"a": pa.array([0.5]), "b": pa.array(["x"]), "c": pa.array([12]), "tags": pa.array([["t1"]])}
+    with pytest.raises(DataError, match="tags is of the type string, expected lists of ids; split joined text"):
+        told.encode({**rows, "tags": pa.array(["t1|t2"])})
+    with pytest.raises(DataError, match="row 1: a is 'cheap', expected a number; mend or remove this row"):
+        told.encode({**rows, "a": pa.array(["cheap"])})
