@@ -8,8 +8,8 @@ import sys
 _EXTRAS = ("joblib", "submitit", "ray", "optuna")  # as their plugins' options begin
 
 
-def reword(message: str) -> str:
-    """The sentence for a message of Hydra's; what is not known here is passed on in one line."""
+def reword(message: str, keys: str = "--cfg job") -> str:
+    """The sentence for a message of Hydra's; what is not known here is passed on in one line. keys: what shows them."""
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
     if match := re.search(rf"Could not load 'hydra/(launcher|sweeper)/({'|'.join(_EXTRAS)})", text):
         return f"this hydra/{match[1]} needs what is not installed: pip install '.[{match[2]}]'"
@@ -21,7 +21,7 @@ def reword(message: str) -> str:
         known = [name for name in options.split() if not name.startswith("_")]
         return f"{group}={option}: there is no such option; choose one of {', '.join(known)}"
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match[1]}: there is no such key; --cfg job shows those there are{_in_a_sweep(match[1])}"
+        return f"{match[1]}: there is no such key; {keys} shows those there are{_in_a_sweep(match[1])}"
     if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"{match[1]}: the key is there already; write it without +"
     return text
