@@ -10,10 +10,10 @@ TESTS ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format bench results cost wheel clean
+.PHONY: help install run test test-all check format bench results cost preparation wheel clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## .venv with the package (editable) and its tools
 
@@ -52,6 +52,9 @@ results: install ## the runs behind docs/results.md (an hour or more; DNIS_DATA 
 
 cost: install ## what the paper's tables cost at full size: time of an epoch, memory (writes outputs/cost)
 	$(BIN)/python -m benchmarks.cost $(ARGS)
+
+preparation: install ## time, memory and disk from Criteo's text to batches (writes outputs/preparation)
+	$(BIN)/python -m benchmarks.preparation $(ARGS)
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .

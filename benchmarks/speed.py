@@ -67,9 +67,7 @@ def _measure(name: str, shape: tuple[int, int], rows: int, rounds: int) -> Itera
     with tempfile.TemporaryDirectory() as folder:
         source = Synthetic(rows=rows, field_count=fields, features_per_field=features)
         prepared = prepare(source, cache=Path(folder) / "cache")
-        steps = len(
-            Loader(prepared.dataset, prepared.vocabulary, prepared.split.train, batch_size=BATCH, shuffle=False)
-        )
+        steps = len(_loader(prepared, "train"))
         jobs = {mode: partial(_epoch, prepared, phase, Path(folder)) for mode, phase in MODES.items()}
         jobs["loader alone"] = partial(_load, prepared)
         times: dict[str, list[tuple[float, float]]] = {mode: [] for mode in jobs}
@@ -86,7 +84,7 @@ def _measure(name: str, shape: tuple[int, int], rows: int, rounds: int) -> Itera
             "mode": mode,
             "device": "cpu",
             "seconds_per_step": wall / steps,
-            "samples_per_second": len(prepared.split.train) / wall,
+            "samples_per_second": prepared.rows["train"] / wall,
             "ratio_to_reference": wall / reference,
             "cpu_seconds": cpu,
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -139,22 +137,22 @@ def _reference(prepared: Prepared) -> None:
         pairs = 0.5 * (rows.sum(1).square() - rows.square().sum(1)).sum(1)
         return pairs + terms(ids).sum((1, 2))
 
-    for batch in _loader(prepared, prepared.split.train):
+    for batch in _loader(prepared, "train"):
         optimizer.zero_grad()
         (predict(batch.ids) - batch.label).square().mean().backward()
         optimizer.step()
     with torch.no_grad():
-        for batch in _loader(prepared, prepared.split.select):
+        for batch in _loader(prepared, "select"):
             predict(batch.ids)
 
 
 def _load(prepared: Prepared) -> None:
-    for _ in _loader(prepared, prepared.split.train):
+    for _ in _loader(prepared, "train"):
         pass
 
 
-def _loader(prepared: Prepared, rows: Any) -> Loader:
-    return Loader(prepared.dataset, prepared.vocabulary, rows, batch_size=BATCH, shuffle=True)
+def _loader(prepared: Prepared, part: str) -> Loader:
+    return Loader([prepared.parts[part]], batch_size=BATCH, shuffle=True)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
+from benchmarks.criteo_log import CATEGORIES as SHAPES
+from benchmarks.criteo_log import generate
+from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from tests.command import environment
 
 CHECKOUT = Path(__file__).parents[1]
@@ -14,7 +21,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 def measure(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", *arguments]
-    paths = environment(PYTHONPATH=str(CHECKOUT))
+    paths = environment(PYTHONPATH=os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")]))
     done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -33,3 +40,51 @@ def test_every_mode_is_timed_against_the_reference(tmp_path: Path) -> None:
 def test_tables_of_results_can_be_printed_of_nothing(tmp_path: Path) -> None:
     printed = measure(tmp_path, "benchmarks.results", "--table")
     assert printed.count("### ") == 4
+
+
+def test_a_made_up_log_reads_as_criteo_and_has_its_variety(tmp_path: Path) -> None:
+    log = tmp_path / "train.txt"
+    generate(log, 20_000, seed=0)
+    assert 230 < log.stat().st_size / 20_000 < 255
+    chunks = list(Criteo(path=str(log)).chunks())
+    label = np.concatenate([chunk.label for chunk in chunks])
+    assert len(label) == 20_000
+    assert 0.24 < label.mean() < 0.27
+    second = np.concatenate([np.asarray(chunk.columns["I2"], dtype=np.float32) for chunk in chunks])
+    assert (second < 0).any()
+    distinct = []
+    for name, shape in zip(CATEGORIES, SHAPES, strict=True):
+        values = pd.Series(np.concatenate([np.asarray(chunk.columns[name]) for chunk in chunks])).replace("", None)
+        assert abs(values.isna().mean() - shape.missing) < 0.02
+        assert values.dropna().str.fullmatch("[0-9a-f]{8}").all()
+        assert values.nunique() <= shape.distinct
+        distinct.append(values.nunique())
+    assert 60_000 < sum(distinct) < 80_000
+
+
+def test_a_made_up_log_follows_its_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        generate(tmp_path / name, 2_000, seed=seed)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_wide_log_never_repeats_where_values_are_many(tmp_path: Path) -> None:
+    generate(tmp_path / "log", 20_000, seed=0, wide=True)
+    rows = [line.split("\t") for line in (tmp_path / "log").read_text().splitlines()]
+    for values, shape in zip(zip(*(row[14:] for row in rows), strict=True), SHAPES, strict=True):
+        assert (len(set(values)) == len(rows)) == (shape.distinct > 50_000)
+
+
+def test_preparation_is_measured_job_by_job(tmp_path: Path) -> None:
+    printed = measure(tmp_path, "benchmarks.preparation", "--rows", "3000", "--at", str(tmp_path / "at"))
+    report = json.loads((tmp_path / "outputs" / "preparation" / "preparation.json").read_text())
+    assert [job["job"] for job in report["jobs"]] == [
+        "the made-up log",
+        "prepared",
+        "opened again",
+        "a pass in batches of 4,096",
+    ]
+    assert all(job["seconds"] > 0 and job["peak_rss_mib"] > 0 for job in report["jobs"])
+    assert printed.count("\n| ") == len(report["jobs"])
+    assert not list((tmp_path / "at").iterdir())
