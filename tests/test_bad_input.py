@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from tests.command import TINY, TINY_DNIS, command, dnis, environment, result_of
-from tests.data.conftest import LINES
-from tests.data.test_store import tiny_disk  # noqa: F401
+from tests.data.conftest import (
+    LINES,
+    tiny_disk,  # noqa: F401
+)
 
 QUICK = ("trainer.threads=1", "trainer.max_epochs=1", "search=none", "data.batch_size=16", "search.base_dim=2")
 
