@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnis_lightning.data import delimited
-from dnis_lightning.data.delimited import Column, Format, is_number, read_rows
+from dnis_lightning.data.delimited import read_rows
+from dnis_lightning.data.layout import Column, Format, is_number
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dnis_lightning.data.delimited import BadRows, Column, Format, Rows, read_rows
+from dnis_lightning.data.delimited import BadRows, Rows, read_rows
+from dnis_lightning.data.layout import Column, Format
 from dnis_lightning.data.source import PARTS, Chunk, Field
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dnis_lightning.data.delimited import BadRows, Column, Format, Rows, read_rows
+from dnis_lightning.data.delimited import BadRows, Rows, read_rows
 from dnis_lightning.data.download import fetch
+from dnis_lightning.data.layout import Column, Format
 from dnis_lightning.data.source import Chunk, Field
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dnis_lightning.data.delimited import BadRows, Column, Rows
+from dnis_lightning.data.delimited import BadRows, Rows
+from dnis_lightning.data.layout import Column
 from dnis_lightning.data.readings import PARTS_WANTED, Reading, clicks, lists, parts, time_reading
 from dnis_lightning.data.roles import put_together
 from dnis_lightning.data.schema import Schema, infer

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dnis_lightning.data.delimited import BadRows, Column, Rows
+from dnis_lightning.data.delimited import BadRows, Rows
+from dnis_lightning.data.layout import Column
 from dnis_lightning.data.readings import clicks, is_list, is_missing, numbers, texts, wholes
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError

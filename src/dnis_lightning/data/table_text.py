@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dnis_lightning.data.delimited import BadRows, Column, Format, Rows, read_rows, sample_rows
+from dnis_lightning.data.delimited import BadRows, Rows, read_rows, sample_rows
+from dnis_lightning.data.layout import Column, Format
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError
 
