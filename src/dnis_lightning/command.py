@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dnis_lightning.config import check_config, fingerprint, idle_keys, unread_keys
-from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_terminated
+from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_interrupted, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, logging_early, new_folder
 from dnis_lightning.paths import config_dir, expand
 from dnis_lightning.reword import message_of, reword
@@ -38,6 +38,7 @@ def execute() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the rewording is ours
     os.environ.pop(SWEEP_FOLDER, None)
     signal.signal(signal.SIGTERM, raise_terminated)
+    signal.signal(signal.SIGINT, raise_interrupted)
     try:
         return _execute(Task(shlex.join(["python", "-m", "dnis_lightning", *sys.argv[1:]])))
     finally:

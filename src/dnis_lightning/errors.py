@@ -24,3 +24,19 @@ class Terminated(BaseException):
 def raise_terminated(number: int, frame: object) -> None:
     """What a process does on SIGTERM: files under way are removed on the way out."""
     raise Terminated
+
+
+_interrupts: list[int] = []
+
+
+def raise_interrupted(number: int, frame: object) -> None:
+    """What a process does on SIGINT. It is noted, too: Python drops what is raised while an object is finalised."""
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if there was one that got lost."""
+    if _interrupts:
+        _interrupts.clear()
+        raise KeyboardInterrupt

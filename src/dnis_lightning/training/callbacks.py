@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
+from dnis_lightning.errors import stop_if_interrupted
 from dnis_lightning.paths import whole_file
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.fit_module import FitModule
@@ -116,7 +117,8 @@ class RunCheckpoint(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes when it is time."""
+        """Writes when it is time; a Ctrl-C that got lost ends training here."""
+        stop_if_interrupted()
         if trainer.global_step - self._written_at < self.every_n_steps or batch_idx + 1 >= trainer.num_training_batches:
             return
         self._written_at = trainer.global_step
