@@ -18,6 +18,7 @@ from dnis_lightning.data.numbers import Scaled
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.split import Split, part_sizes
+from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import TrainVocabulary
 
 Pooling = Literal["mean", "sum"]
@@ -38,7 +39,7 @@ class RowLayout:
         self.vocabulary, self.pooling = vocabulary, pooling
         self.name = f"rows{max_values}" if vocabulary.dataset.ends else "rows"
         dataset = vocabulary.dataset
-        self._widths = [_width(dataset.ends.get(n), max_values) for n in range(len(dataset.coded))]
+        self._widths = [_width(dataset, n, max_values) for n in range(len(dataset.coded))]
         self._groups: dict[str, list[int]] = {"u1": [], "u2": [], "u4": [], "u8": [], "scalar": []}
         self._placed: list[tuple[str, int]] = []
         self._columns = [0]
@@ -123,8 +124,7 @@ class RowLayout:
 
     def _lists(self, coded: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """How many values of each row are kept (R,), and their ids within the field (R, width), 0 beyond."""
-        ends, width = self.vocabulary.dataset.ends[coded], self._widths[coded]
-        bounds = np.append(ends[part.start - 1] if part.start else 0, ends[part])
+        bounds, width = self.vocabulary.dataset.list_bounds(coded, part), self._widths[coded]
         counts = np.minimum(np.diff(bounds), width)
         at = bounds[:-1, None] + np.arange(width)
         there = np.arange(width) < counts[:, None]
@@ -226,14 +226,13 @@ def open_parts(layout: RowLayout, split: Split, folder: Path) -> tuple[dict[str,
     return files, told["labels"][0] / max(told["rows"]["train"], 1)
 
 
-def _width(ends: np.ndarray | None, most: int) -> int:
+def _width(dataset: EncodedDataset, number: int, most: int) -> int:
     """How many columns a field has: the most values of a row, but not more than `most`."""
-    if ends is None:
+    if number not in dataset.ends:
         return 1
     longest = 1
-    for part in row_slices(len(ends)):
-        counts = np.diff(ends[part], prepend=ends[part.start - 1] if part.start else 0)
-        longest = max(longest, int(counts.max(initial=1)))
+    for part in row_slices(dataset.rows):
+        longest = max(longest, int(np.diff(dataset.list_bounds(number, part)).max(initial=1)))
     return min(longest, most)
 
 

@@ -94,6 +94,11 @@ class EncodedDataset:
         """The fields with ids, in the order of `codes`."""
         return tuple(field for field in self.fields if field.kind != "numeric")
 
+    def list_bounds(self, number: int, part: slice) -> np.ndarray:
+        """(R + 1,) where the values of some consecutive rows begin, and where the last end; number: a multi field's."""
+        ends = self.ends[number]
+        return np.append(ends[part.start - 1] if part.start else 0, ends[part])
+
     @property
     def numeric(self) -> tuple[Field, ...]:
         """The numeric fields, in the order of the columns of `values`."""

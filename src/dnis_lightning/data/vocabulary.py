@@ -179,11 +179,10 @@ def train_occurrences(
     max_values: how many values of a row in a multi field count, the first; None for all.
     """
     total, codes = np.zeros(dataset.cardinalities[number], dtype=np.int64), dataset.codes[number]
-    ends = dataset.ends.get(number)
     for part in row_slices(dataset.rows, _ROWS_AT_ONCE):
         values, mine = part, is_train[part]
-        if ends is not None:
-            bounds = np.append(ends[part.start - 1] if part.start else 0, ends[part])
+        if number in dataset.ends:
+            bounds = dataset.list_bounds(number, part)
             values, mine = slice(int(bounds[0]), int(bounds[-1])), np.repeat(mine, np.diff(bounds))
             if max_values is not None:
                 mine &= np.arange(*bounds[[0, -1]]) < np.repeat(bounds[:-1] + max_values, np.diff(bounds))
