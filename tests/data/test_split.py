@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dnis_lightning.data.source import PARTS, Chunk
+from dnis_lightning.data.arrays import row_slices
+from dnis_lightning.data.source import PARTS, Chunk, Field
 from dnis_lightning.data.split import Shares, Split, assign_parts
 from dnis_lightning.data.store import EncodedDataset, encode
 from dnis_lightning.errors import DataError
@@ -97,9 +100,95 @@ def test_leave_one_out_keeps_small_users_in_train(tmp_path: Path) -> None:
     assert [getattr(split, name).tolist() for name in PARTS] == [[0, 1, 2, 6], [3], [4], [5]]
 
 
+@pytest.fixture
+def scattered() -> Any:
+    """Rows with many equal times, the earliest and latest that there can be, and users of 1 to 40 rows."""
+    rng = np.random.default_rng(3)
+    time = rng.integers(-30, 30, 1000)
+    time[::37], time[::41] = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    user = rng.zipf(1.3, 1000).clip(max=300).astype(np.uint16) - 1
+    return SimpleNamespace(
+        name="scattered",
+        task="ctr",
+        rows=1000,
+        time=time,
+        coded=(Field("u", "categorical"),),
+        user_field="u",
+        codes=(user,),
+        cardinalities=(300,),
+    )
+
+
+@pytest.fixture(params=[(1 << 20, 1 << 23), (64, 7)])
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and users that are looked at together: all of them, or a few."""
+    rows, users = request.param
+    monkeypatch.setattr("dnis_lightning.data.split.row_slices", lambda count, size=rows: row_slices(count, size))
+    monkeypatch.setattr("dnis_lightning.data.split._USERS_AT_ONCE", users)
+
+
+@pytest.mark.parametrize("shares", [Shares(0.05, 0.05, 0.1), Shares(0.2, None, 0.3), Shares(0.4, 0.3, 0.3)])
+def test_the_latest_rows_are_those_of_a_stable_sort(shares: Shares, scattered: Any, at_once: None) -> None:
+    order = np.argsort(scattered.time, kind="stable")[::-1]
+    expected, start = np.full(1000, PARTS.index("train")), 0
+    for name, share in (("test", shares.test), ("select", shares.select or 0), ("search", shares.search)):
+        expected[order[start : start + round(1000 * share)]] = PARTS.index(name)
+        start += round(1000 * share)
+    if (expected == 0).any():
+        np.testing.assert_array_equal(assign_parts(scattered, "time", 0, shares)[0], expected)
+    else:
+        with pytest.raises(DataError, match="none is left for train"):
+            assign_parts(scattered, "time", 0, shares)
+
+
+def test_the_last_rows_of_users_are_those_of_a_stable_sort(scattered: Any, at_once: None) -> None:
+    expected = np.full(1000, PARTS.index("train"))
+    for user in range(300):
+        mine = np.flatnonzero(scattered.codes[0] == user)
+        mine = mine[np.argsort(scattered.time[mine], kind="stable")]
+        if len(mine) >= 4:
+            expected[mine[-3:]] = [PARTS.index(name) for name in ("search", "select", "test")]
+    assert (expected == PARTS.index("test")).sum() > 10
+    np.testing.assert_array_equal(assign_parts(scattered, "leave_one_out", 0)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["three_way", "time", "leave_one_out", "column"])
+def test_a_split_takes_little_more_than_a_byte_a_row(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, few = 1_000_000, 1 << 14
+    monkeypatch.setattr("dnis_lightning.data.split.row_slices", lambda count, size=few: row_slices(count, size))
+    for name in ("_DRAWN_AT_ONCE", "_CHOSEN_AT_ONCE", "_USERS_AT_ONCE"):
+        monkeypatch.setattr(f"dnis_lightning.data.split.{name}", few)
+    rng = np.random.default_rng(0)
+    dataset = SimpleNamespace(
+        name="large",
+        task="ctr",
+        rows=rows,
+        time=rng.integers(0, 10**9, rows),
+        given=rng.choice([0, 0, 3], rows).astype(np.uint8),
+        coded=(Field("u", "categorical"),),
+        user_field="u",
+        codes=(rng.integers(0, 50_000, rows).astype(np.uint16),),
+        cardinalities=(50_000,),
+    )
+    tracemalloc.start()
+    try:
+        assign_parts(dataset, kind, 0)  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * rows  # what is held besides does not grow with the rows
+
+
 def test_shares_may_be_given(dataset: EncodedDataset) -> None:
     split = split_rows(dataset, "three_way", 0, Shares(0.1, 0.2, 0.3))
     assert split.rows == {"train": 120, "search": 30, "select": 60, "test": 90}
+
+
+def test_shares_that_round_to_more_than_there_is_leave_nothing_to_train_on(tmp_path: Path) -> None:
+    dataset = encode(random_table(5), tmp_path)
+    for kind in ("three_way", "time"):
+        with pytest.raises(DataError, match="of the 5 rows of table none is left for train"):
+            split_rows(dataset, kind, 0, Shares(0.4, 0.3, 0.3))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 9, 10, 11, 19, 20, 29])
@@ -164,6 +253,17 @@ def test_search_is_drawn_from_train_where_the_source_has_none(tmp_path: Path) ->
     assert split.search.max() < 70
     assert not split.shared
     assert split_rows(dataset, "column", 1).search.tolist() != split.search.tolist()
+
+
+def test_search_is_drawn_from_all_rows_of_train_however_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnis_lightning.data.split._CHOSEN_AT_ONCE", 32)
+    parts = ["train"] * 70 + ["test"] * 60 + ["train"] * 40 + ["select"] * 30
+    split = split_rows(given(parts, tmp_path), "column", 0)
+    assert split.rows == {"train": 100, "search": 10, "select": 30, "test": 60}
+    assert {parts[row] for row in split.search} == {"train"}
+    assert (split.search < 70).sum() in (6, 7)
 
 
 def test_a_split_by_column_needs_one(dataset: EncodedDataset) -> None:

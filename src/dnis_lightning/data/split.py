@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
 import numpy as np
 
-from dnis_lightning.data.arrays import row_slices
+from dnis_lightning.data.arrays import forget, row_slices
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
@@ -18,7 +19,11 @@ _TRAIN, _SEARCH, _SELECT, _TEST = range(4)
 _LEAVE_ONE_OUT_LEAST = 4
 _ENOUGH: dict[str, str] = {"leave_one_out": "users with four rows or more", "column": "rows marked for it"}
 _DRAWN_AT_ONCE = 1 << 26
-"""Rows of which one permutation is held."""
+"""Rows of which one permutation is held, at 4 bytes a row."""
+_CHOSEN_AT_ONCE = 1 << 24
+"""Rows of which those of train are held at a time, at 16 bytes a row, while some are drawn from them."""
+_USERS_AT_ONCE = 1 << 23
+"""Users whose last rows are held at a time, at 24 bytes a user."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def assign_parts(
     elif kind == "column":
         part = _as_given(dataset, seed, shares)
     elif kind == "time":
-        part = _cut(_by_time(dataset), shares)
+        part = _by_time(dataset, shares)
     else:
         part = _at_random(dataset.rows, seed, shares)
     _check(part, shared, dataset, kind)
@@ -123,11 +128,22 @@ def _at_random(rows: int, seed: int, shares: Shares) -> np.ndarray:
     Of very many rows, every 2^26 have an order of their own, and the same shares.
     """
     rng = np.random.default_rng(seed)
-    part = np.empty(rows, dtype=np.uint8)
-    for start in range(0, rows, _DRAWN_AT_ONCE):
-        size = min(_DRAWN_AT_ONCE, rows - start)
-        part[start : start + size] = _cut(rng.permutation(np.arange(size, dtype=np.int32)), shares)
+    part = np.full(rows, _TRAIN, dtype=np.uint8)
+    for block in row_slices(rows, _DRAWN_AT_ONCE):
+        order, start = rng.permutation(np.arange(block.stop - block.start, dtype=np.int32)), 0
+        for number, end in _ends(len(order), shares):
+            part[block][order[start:end]] = number
+            start = end
     return part
+
+
+def _ends(rows: int, shares: Shares) -> list[tuple[int, int]]:
+    """Of rows in an order: the first are test, then select, then search, and where each of these ends."""
+    found, end = [], 0
+    for number, share in ((_TEST, shares.test), (_SELECT, shares.select or 0.0), (_SEARCH, shares.search)):
+        end = min(end + round(share * rows), rows)
+        found.append((number, end))
+    return found
 
 
 def _as_given(dataset: EncodedDataset, seed: int, shares: Shares) -> np.ndarray:
@@ -139,56 +155,117 @@ def _as_given(dataset: EncodedDataset, seed: int, shares: Shares) -> np.ndarray:
     part = np.array(dataset.given)
     rng = np.random.default_rng(seed)
     for number, share in ((_SELECT, shares.select or 0.0), (_SEARCH, shares.search)):
-        if not (part == number).any():
-            train = np.flatnonzero(part == _TRAIN)
-            part[rng.choice(train, min(round(share * len(part)), len(train)), replace=False)] = number
+        sizes = part_sizes(part)
+        if not sizes[number]:
+            _draw(part, number, min(round(share * len(part)), sizes[_TRAIN]), rng)
     return part
 
 
-def _by_time(dataset: EncodedDataset) -> np.ndarray:
-    """The latest row first; of rows at the same time, that which comes later in the data."""
-    return np.argsort(_time(dataset, "time"), kind="stable")[::-1]
+def _draw(part: np.ndarray, number: int, count: int, rng: np.random.Generator) -> None:
+    """Move so many rows, drawn from those of train, to another part; every 2^24 rows give what they have a share of."""
+    left = part_sizes(part)[_TRAIN]
+    for block in row_slices(len(part), _CHOSEN_AT_ONCE):
+        train = np.flatnonzero(part[block] == _TRAIN)
+        mine = round(count * len(train) / max(left, 1))
+        part[block][rng.choice(train, mine, replace=False)] = number
+        count, left = count - mine, left - len(train)
 
 
-def _cut(order: np.ndarray, shares: Shares) -> np.ndarray:
-    """The first rows of the order are test, then select, then search; all others train."""
-    part = np.full(len(order), _TRAIN, dtype=np.uint8)
-    sizes = ((_TEST, shares.test), (_SELECT, shares.select or 0.0), (_SEARCH, shares.search))
-    start = 0
-    for number, share in sizes:
-        end = start + round(share * len(order))
-        part[order[start:end]] = number
-        start = end
+def _by_time(dataset: EncodedDataset, shares: Shares) -> np.ndarray:
+    """The latest rows are test, those before select, those before search; at equal times, later rows count as later."""
+    time = _time(dataset, "time")
+    part = np.full(len(time), _TRAIN, dtype=np.uint8)
+    for number, end in reversed(_ends(len(time), shares)):  # the parts that reach further back first
+        if not end:
+            continue
+        threshold, equal = _nth_latest(time, end)
+        for rows in reversed(list(row_slices(len(time)))):
+            part[rows][time[rows] > threshold] = number
+            ties = np.flatnonzero(time[rows] == threshold)
+            taken = min(equal, len(ties))
+            part[rows][ties[len(ties) - taken :]] = number
+            equal -= taken
+            forget(time)
     return part
+
+
+def _nth_latest(time: np.ndarray, count: int) -> tuple[int, int]:
+    """The time of the `count`-th latest row, and how many rows of just this time are among the `count` latest.
+
+    A radix selection: each pass over the rows settles the next 16 bits, so nothing is held but their histogram.
+    """
+    settled = 0
+    for shift in (48, 32, 16, 0):
+        histogram = np.zeros(1 << 16, dtype=np.int64)
+        for rows in row_slices(len(time)):
+            key = time[rows].view(np.uint64) ^ _SIGN  # unsigned keys in the order of the signed times
+            if shift < 48:
+                key = key[key >> np.uint64(shift + 16) == settled]
+            histogram += np.bincount((key >> np.uint64(shift)).astype(np.int64) & 0xFFFF, minlength=1 << 16)
+            forget(time)
+        above = np.cumsum(histogram[::-1])  # rows of the largest digit, of the two largest, …
+        place = int(np.searchsorted(above, count))
+        count -= int(above[place - 1]) if place else 0
+        settled = settled << 16 | 0xFFFF - place
+    return settled - (1 << 63), count
+
+
+_SIGN = np.uint64(1 << 63)
 
 
 def _leave_one_out(dataset: EncodedDataset) -> np.ndarray:
     """Of each user's rows the last is test, the one before select, the one before that search.
 
-    Users with fewer than four rows stay in train.
+    Of rows at the same time, later ones count as later. Users with fewer than four rows stay in train.
     """
-    user = _users(dataset)
-    order = np.lexsort((_time(dataset, "leave_one_out"), user))  # stable: rows at the same time in their order
-    starts = np.flatnonzero(np.diff(user[order], prepend=-1))
-    counts = np.diff(np.append(starts, len(order)))
-    lasts = (starts + counts - 1)[counts >= _LEAVE_ONE_OUT_LEAST]
-    part = np.full(len(order), _TRAIN, dtype=np.uint8)
-    for back, number in enumerate((_TEST, _SELECT, _SEARCH)):
-        part[order[lasts - back]] = number
+    user, count = _users(dataset)
+    time = _time(dataset, "leave_one_out")
+    part = np.full(len(time), _TRAIN, dtype=np.uint8)
+    for first in range(0, count, _USERS_AT_ONCE):
+        _leave_out(part, user, time, range(first, min(first + _USERS_AT_ONCE, count)))
     return part
 
 
-def _users(dataset: EncodedDataset) -> np.ndarray:
+def _leave_out(part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range) -> None:
+    """Move the last rows of some users to their parts: a row a user and pass over the data."""
+    rows_of = np.zeros(len(users), dtype=np.int64)
+    for _, of in _rows_of(user, users):
+        np.add.at(rows_of, of, 1)
+    enough = rows_of >= _LEAVE_ONE_OUT_LEAST
+    for number in (_TEST, _SELECT, _SEARCH):
+        latest = np.full(len(users), np.iinfo(np.int64).min)
+        for rows, of in _rows_of(user, users):
+            left = part[rows] == _TRAIN
+            np.maximum.at(latest, of[left], time[rows[left]])
+        last = np.full(len(users), -1)
+        for rows, of in _rows_of(user, users):
+            found = (part[rows] == _TRAIN) & (time[rows] == latest[of])
+            np.maximum.at(last, of[found], rows[found])
+        part[last[enough]] = number
+    forget(user, time)
+
+
+def _rows_of(user: np.ndarray, users: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows of some users, and for each of them its user's place among these."""
+    for part in row_slices(len(user)):
+        of = user[part].astype(np.int64) - users.start
+        mine = np.flatnonzero((of >= 0) & (of < len(users)))
+        yield mine + part.start, of[mine]
+
+
+def _users(dataset: EncodedDataset) -> tuple[np.ndarray, int]:
+    """(rows,) each row's user, and how many users there are."""
     names = [field.name if field.kind == "categorical" else None for field in dataset.coded]
     if dataset.user_field not in names:
         raise DataError(f"data.split=leave_one_out: {dataset.name} has no field for the user; take another data.split")
-    return np.asarray(dataset.codes[names.index(dataset.user_field)], dtype=np.int64)
+    number = names.index(dataset.user_field)
+    return dataset.codes[number], dataset.cardinalities[number]
 
 
 def _time(dataset: EncodedDataset, kind: SplitName) -> np.ndarray:
     if dataset.time is None:
         raise DataError(f"data.split={kind}: {dataset.name} has no time column; take data.split=three_way")
-    return np.asarray(dataset.time)
+    return dataset.time
 
 
 def _check(part: np.ndarray, shared: bool, dataset: EncodedDataset, kind: SplitName) -> None:
