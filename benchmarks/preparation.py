@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # a job imports what it measures: another's libraries shall n
 
 LOG_ROWS = 45_840_617
 MIN_COUNT, BATCH = 10, 4096
+RANKS = (4, 16)
 OUTPUT = Path("outputs/preparation/preparation.json")
 _CATEGORIES = range(1 + len(NUMBERS), 1 + len(NUMBERS) + len(CATEGORIES))
 
@@ -64,7 +65,9 @@ def _jobs(text: Path, folder: Path, peers: bool) -> Iterator[tuple[str, Callable
     cache = folder / "cache"
     yield "prepared", functools.partial(_prepare, text, cache)
     yield "opened again", functools.partial(_open, text, cache)
-    yield f"a pass in batches of {BATCH:,}", functools.partial(_load, text, cache)
+    yield f"a pass in batches of {BATCH:,}", functools.partial(_load, text, cache, 1)
+    for world in RANKS:
+        yield f"a pass as one of {world} ranks: rows of all", functools.partial(_load, text, cache, world)
     if peers:
         yield "pandas, read_csv and factorize", functools.partial(_pandas, text)
     if peers and importlib.util.find_spec("polars"):
@@ -97,12 +100,12 @@ def _open(text: Path, cache: Path) -> dict[str, Any]:
     return {**_prepared(text, cache)[1]}
 
 
-def _load(text: Path, cache: Path) -> dict[str, Any]:
-    """The second of two passes: the first brings the encoded rows into the page cache."""
+def _load(text: Path, cache: Path, world: int) -> dict[str, Any]:
+    """The second of two passes: the first brings the rows into the page cache. A rank has BATCH rows of a batch."""
     from dnis_lightning.data.loader import Loader
 
     prepared, _ = _prepared(text, cache)
-    loader = Loader([prepared.parts["train"]], batch_size=BATCH, shuffle=True)
+    loader = Loader([prepared.parts["train"]], batch_size=world * BATCH, shuffle=True, world=world)
     for _ in range(2):
         with _timed() as took:
             for _batch in loader:

@@ -84,7 +84,10 @@ def test_preparation_is_measured_job_by_job(tmp_path: Path) -> None:
         "prepared",
         "opened again",
         "a pass in batches of 4,096",
+        "a pass as one of 4 ranks: rows of all",
+        "a pass as one of 16 ranks: rows of all",
     ]
+    assert {job["rows"] for job in report["jobs"] if "ranks" in job["job"]} == {2400}
     assert all(job["seconds"] > 0 and job["peak_rss_mib"] > 0 for job in report["jobs"])
     assert printed.count("\n| ") == len(report["jobs"])
     assert not list((tmp_path / "at").iterdir())

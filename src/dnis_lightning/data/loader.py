@@ -53,9 +53,9 @@ class Loader:
         if not self._restored and self._position:
             self._pass, self._position = self._pass + 1, 0  # the last iteration was left before its end
         self._restored = False
-        for rows in self._batches(self._position):
+        for records, total in self._batches(self._position):
             self._position += 1
-            yield self._layout.batch(rows[self.rank :: self.world], len(rows))
+            yield self._layout.batch(records, total)
         self._pass, self._position = self._pass + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,8 +73,8 @@ class Loader:
     def _settings(self) -> dict[str, Any]:
         return {"rows": self.rows, "batch_size": self.batch_size, "shuffle": self.shuffle, "seed": self.seed}
 
-    def _batches(self, first: int) -> Iterator[np.ndarray]:
-        """The records (B,) of the global batches of this pass, from the batch number `first` on."""
+    def _batches(self, first: int) -> Iterator[tuple[np.ndarray, int]]:
+        """This rank's records of the global batches of this pass, from the batch number `first` on, and their sizes."""
         skip, rest = first * self.batch_size, self._empty(0)
         for number, window in enumerate(self._windows()):
             size = sum(stop - start for _, start, stop in window)
@@ -93,15 +93,16 @@ class Loader:
                 if len(rest) < self.batch_size:
                     del raw  # or there would be two windows at a time
                     continue
-                yield self._records(rest)
+                yield self._mine(rest)
                 order = order[fill:]
             whole = len(order) - len(order) % self.batch_size
             for start in range(0, whole, self.batch_size):
-                yield self._records(raw.take(order[start : start + self.batch_size], axis=0))
+                mine = order[start + self.rank : start + self.batch_size : self.world]
+                yield self._records(raw.take(mine, axis=0)), self.batch_size
             rest = raw.take(order[whole:], axis=0)
             del raw
         if len(rest):
-            yield self._records(rest)
+            yield self._mine(rest)
 
     def _windows(self) -> Iterator[list[tuple[RowFile, int, int]]]:
         """What is shuffled together: stretches of the files, as many as fit into the buffer."""
@@ -139,6 +140,9 @@ class Loader:
 
     def _empty(self, rows: int) -> np.ndarray:
         return np.empty((rows, self._layout.dtype.itemsize), dtype=np.uint8)
+
+    def _mine(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        return self._records(rows[self.rank :: self.world]), len(rows)
 
     def _records(self, raw: np.ndarray) -> np.ndarray:
         return raw.reshape(-1).view(self._layout.dtype)
