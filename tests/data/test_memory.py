@@ -53,7 +53,8 @@ def shrink() -> None:
     anyway. So what passes here in 32 MiB passes with the usual ones in about 1 GiB, however many rows there are.
     """
     dictionary.TEXTS_AT_ONCE, dictionary.BYTES_AT_ONCE = 1 << 13, MIB
-    vocabulary._ROWS_AT_ONCE, rows._ROWS_AT_ONCE, rows._BUCKET_BYTES = 1 << 13, 1 << 12, 2 * MIB
+    vocabulary._ROWS_AT_ONCE, rows._ROWS_AT_ONCE = 1 << 13, 1 << 12
+    rows._BUCKET_BYTES, rows._HELD_BYTES = 2 * MIB, MIB
     loader._STRETCH_ROWS = 1 << 11
     encoder.cores = parallel.cores = lambda: 2  # type: ignore[assignment]  # each thread holds some
 

@@ -24,7 +24,7 @@ from dnis_lightning.data.vocabulary import TrainVocabulary
 Pooling = Literal["mean", "sum"]
 _ROWS_AT_ONCE = 1 << 16
 _BUCKET_BYTES = 1 << 26
-_FORGET_AFTER = 16
+_HELD_BYTES = 1 << 25
 
 
 class RowLayout:
@@ -172,27 +172,58 @@ def write_parts(layout: RowLayout, split: Split, folder: Path, seed: int) -> Non
 
 def _deal(layout: RowLayout, split: Split, folder: Path, seed: int, buckets: list[int]) -> np.ndarray:
     """Write each row into one of so many buckets of its part; (parts,) the sum of the labels of each."""
-    dataset, rng, labels = layout.vocabulary.dataset, np.random.default_rng([seed, 1]), np.zeros(len(PARTS))
-    slices = list(row_slices(dataset.rows, _ROWS_AT_ONCE))
+    dataset, labels = layout.vocabulary.dataset, np.zeros(len(PARTS))
+    numbers = [] if dataset.values is None else [dataset.values]
+
+    def dealt(rows: slice) -> tuple[np.ndarray, list[tuple[Path, np.ndarray]]]:
+        made, part, rng = layout.records(rows), split.part[rows], np.random.default_rng([seed, 1, rows.start])
+        pieces = []
+        for number, count in enumerate(buckets):
+            mine, ends = _in_buckets(np.flatnonzero(part == number), count, rng)
+            raw = _raw(made).take(mine, axis=0)
+            for bucket, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                pieces.append((folder / f"{PARTS[number]}.{bucket}", raw[start:end]))
+        return np.bincount(part, made["label"], minlength=len(PARTS)), pieces
+
+    slices, held = list(row_slices(dataset.rows, _ROWS_AT_ONCE)), _Held()
     with tqdm(desc=f"shuffling {dataset.name}", total=dataset.rows, unit="row", unit_scale=True, disable=None) as bar:
-        for done, (rows, made) in enumerate(zip(slices, ordered_map(layout.records, slices), strict=True)):
-            bar.update(len(made))
-            part, raw = split.part[rows], _raw(made)
-            labels += np.bincount(part, made["label"], minlength=len(PARTS))
-            for number, count in enumerate(buckets):
-                mine = np.flatnonzero(part == number)
-                if count > 1:
-                    drawn = rng.integers(count, size=len(mine))
-                    mine, ends = mine[np.argsort(drawn, kind="stable")], np.cumsum(np.bincount(drawn, minlength=count))
-                else:
-                    ends = np.array([len(mine)])
-                piece = raw.take(mine, axis=0)
-                for bucket, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
-                    _append(folder / f"{PARTS[number]}.{bucket}", piece[start:end])
-            if done % _FORGET_AFTER == 0:
-                numbers = [] if dataset.values is None else [dataset.values]
+        for rows, (sums, pieces) in zip(slices, ordered_map(dealt, slices), strict=True):
+            labels += sums
+            held.append(pieces)
+            bar.update(rows.stop - rows.start)
+            if held.bytes >= _HELD_BYTES:
+                held.write()
                 forget(dataset.label, split.part, *dataset.codes, *dataset.ends.values(), *numbers)
+        held.write()
     return labels
+
+
+def _in_buckets(rows: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+    """The rows in the order of the buckets they are dealt into, and where each of these ends."""
+    if count == 1:
+        return rows, [len(rows)]
+    drawn = rng.integers(count, size=len(rows)).astype(smallest_unsigned(count - 1))  # sorted faster
+    return rows[np.argsort(drawn, kind="stable")], np.cumsum(np.bincount(drawn, minlength=count)).tolist()
+
+
+class _Held:
+    """Pieces of files that are held until there are enough to be written: to open a file takes longer than to write."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._pieces: dict[Path, list[np.ndarray]] = {}
+
+    def append(self, pieces: list[tuple[Path, np.ndarray]]) -> None:
+        """Take some more of some files."""
+        for path, piece in pieces:
+            self._pieces.setdefault(path, []).append(piece)
+            self.bytes += piece.nbytes
+
+    def write(self) -> None:
+        """Append all to their files."""
+        for path, pieces in self._pieces.items():
+            _append(path, *pieces)
+        self.bytes, self._pieces = 0, {}
 
 
 def _shuffle(folder: Path, size: int, seed: int, buckets: list[int]) -> None:
@@ -241,9 +272,10 @@ def _raw(records: np.ndarray) -> np.ndarray:
     return records.view(np.uint8).reshape(len(records), -1)
 
 
-def _append(path: Path, raw: np.ndarray) -> None:
+def _append(path: Path, *raw: np.ndarray) -> None:
     with path.open("ab") as file:
-        file.write(raw.data)
+        for piece in raw:
+            file.write(piece.data)
 
 
 def _places(columns: list[int]) -> slice | list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,18 +128,24 @@ _SAVED = ("offsets", "frequency", "code_of")
 def build_vocabulary(dataset: EncodedDataset, is_train: np.ndarray, options: VocabularyOptions) -> TrainVocabulary:
     """Give a row to every feature that occurs often enough in the rows of train; is_train (rows,) bool."""
     rows = int(is_train.sum())
-    treated, present = numbers.fit_numbers(
-        options.numeric,
-        lambda: _train_numbers(dataset, is_train),
-        fields=len(dataset.numeric),
-        rows=rows,
-        least=[options.least(one.name) for one in dataset.numeric],
-        bins=options.bins,
-    )
+
+    def fit() -> tuple[list[numbers.Numbers], np.ndarray]:
+        return numbers.fit_numbers(
+            options.numeric,
+            lambda: _train_numbers(dataset, is_train),
+            fields=len(dataset.numeric),
+            rows=rows,
+            least=[options.least(one.name) for one in dataset.numeric],
+            bins=options.bins,
+        )
+
+    def count(number: int) -> np.ndarray:
+        return train_occurrences(dataset, number, is_train, options.max_values)
+
+    jobs: list[Callable[[], Any]] = [fit, *(partial(count, number) for number in range(len(dataset.coded)))]
+    counted = ordered_map(lambda job: job(), jobs)
+    treated, present = next(counted)
     numeric = iter(zip(treated, present.tolist(), strict=True))
-    counted = ordered_map(
-        lambda number: train_occurrences(dataset, number, is_train, options.max_values), range(len(dataset.coded))
-    )
     offsets, frequency, code_of, local = [0], [], [], []
     for one in dataset.fields:
         if one.kind == "numeric":
@@ -186,8 +193,7 @@ def train_occurrences(
             values, mine = slice(int(bounds[0]), int(bounds[-1])), np.repeat(mine, np.diff(bounds))
             if max_values is not None:
                 mine &= np.arange(*bounds[[0, -1]]) < np.repeat(bounds[:-1] + max_values, np.diff(bounds))
-        seen = np.bincount(codes[values][mine])
-        total[: len(seen)] += seen
+        np.add.at(total, codes[values], mine.astype(np.int64))  # bincount would make n_f counts of every piece
         forget(codes)
     return total
 
