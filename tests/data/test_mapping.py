@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dnis_lightning.data.mapping import RawMapping, save_mapping
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.source import Field
+from dnis_lightning.data.table import Table as OwnTable
 from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.errors import DataError, RunError
 
@@ -72,7 +75,7 @@ def test_a_damaged_or_absent_mapping_is_named(prepared: Prepared, tmp_path: Path
         RawMapping.load(tmp_path)
     save_mapping(tmp_path, prepared)
     (tmp_path / "data.schema").write_text('{"schema": 99}')
-    with pytest.raises(RunError, match="schema 99, expected 1"):
+    with pytest.raises(RunError, match="schema 99, expected 2"):
         RawMapping.load(tmp_path)
 
 
@@ -89,13 +92,59 @@ def test_new_rows_may_come_in_other_types_than_in_training(prepared: Prepared, t
     assert torch.equal(found.values, expected.values)
 
 
-def test_joined_text_in_place_of_lists_and_words_in_place_of_numbers_are_named(
-    prepared: Prepared, tmp_path: Path
-) -> None:
+def test_text_in_place_of_lists_and_words_in_place_of_numbers_are_named(prepared: Prepared, tmp_path: Path) -> None:
     save_mapping(tmp_path, prepared)
     told = RawMapping.load(tmp_path)
     rows = {"a": pa.array([0.5]), "b": pa.array(["x"]), "c": pa.array([12]), "tags": pa.array([["t1"]])}
-    with pytest.raises(DataError, match="tags is of the type string, expected lists of ids; split joined text"):
+    with pytest.raises(DataError, match="tags is of the type string, expected lists of ids"):
         told.encode({**rows, "tags": pa.array(["t1|t2"])})
     with pytest.raises(DataError, match="row 1: a is 'cheap', expected a number; mend or remove this row"):
         told.encode({**rows, "a": pa.array(["cheap"])})
+
+
+TEXT = """user,price,tags,clicked
+007,1.5,a|b,1
+7,?,b,0
+?,2.5,?,1
+NA,0.5,a|?|c,0
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The folder of the mapping of a text file in which ? stands for what is missing, NA for itself."""
+    (tmp_path / "clicks.csv").write_text(TEXT + "".join(TEXT.splitlines(keepends=True)[1:]) * 9)
+    table = OwnTable(str(tmp_path / "clicks.csv"), "clicked", "ctr", multi=["tags"], numeric=["price"], missing=["?"])
+    prepared = prepare(table, cache=tmp_path / "cache", options=VocabularyOptions(numeric="raw"))
+    save_mapping(tmp_path, prepared)
+    return tmp_path
+
+
+def test_raw_text_means_what_it_meant_in_training(own: Path) -> None:
+    told = RawMapping.load(own)
+    assert told.columns == ("user", "price", "tags")
+    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(told.columns, pa.string()))
+    new = pyarrow.csv.read_csv(own / "clicks.csv", convert_options=as_text).slice(0, 4)
+    batch = told.encode({name: new[name] for name in told.columns})
+    names = dict(
+        zip(*(pq.read_table(own / "vocabulary.parquet").to_pydict()[key] for key in ("row", "id")), strict=True)
+    )
+    assert [names[row] for row in batch.ids[:, 0].tolist()] == ["007", "7", "", "NA"]
+    assert batch.values is not None
+    assert batch.values[:, 1].tolist() == [1.5, 1.0, 2.5, 0.5]
+    assert (batch.ids[:, 1] - batch.ids[0, 1]).tolist() == [0, -1, 0, 0]
+    tags = [
+        [names[row] for row, value in zip(ids, values, strict=True) if value]
+        for ids, values in zip(batch.ids[:, 2:].tolist(), batch.values[:, 2:].tolist(), strict=True)
+    ]
+    assert tags == [["a", "b"], ["b"], [""], ["a", "c"]]
+
+
+def test_lists_in_place_of_joined_text_and_a_type_that_is_neither(own: Path) -> None:
+    told = RawMapping.load(own)
+    rows = {"user": pa.array(["007", "?"]), "price": pa.array(["1.5", "?"])}
+    joined = told.encode({**rows, "tags": pa.array(["a|b", "?"]).dictionary_encode()})
+    lists = told.encode({**rows, "tags": pa.array([["a", "?", "b"], None])})
+    assert torch.equal(joined.ids, lists.ids)
+    with pytest.raises(DataError, match=r"tags is of the type int64, expected lists of ids or text joined by '\|'"):
+        told.encode({**rows, "tags": pa.array([1, 2])})

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
+from dnis_lightning.data import readings
 from dnis_lightning.data.arrays import ArrayFile, row_slices
 from dnis_lightning.data.dictionary import Spool
 from dnis_lightning.data.parallel import cores
@@ -96,12 +96,12 @@ class Encoder:
             self._file(name, array).append(array)
         self._rows += len(chunk.label)
         self._skipped, self._example = self._skipped + chunk.skipped, self._example or chunk.example
-        self._binary = self._binary and bool(np.isin(chunk.label, (0, 1)).all())
+        self._binary = self._binary and bool(((chunk.label == 0) | (chunk.label == 1)).all())
         self._done = chunk.done or 0.0
 
     def _append_ids(self, number: int, field: Field, column: pa.Array) -> None:
         if field.kind == "multi":
-            column, ends = _flat(column)
+            column, ends = readings.flat(column)
             self._file(f"ends{number}", ends).append(ends + self._values[number])
             self._values[number] += len(column)
         for part in row_slices(len(column), _PER_CHUNK):
@@ -133,16 +133,3 @@ def _floats(column: Column) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         return column.to_numpy()
     return column if isinstance(column, np.ndarray) else column.to_numpy(zero_copy_only=False)
-
-
-def _flat(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """The values of all lists, and (R,) where each row's end; a row without any has one, which is missing."""
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    values = lists.flatten()
-    ends = np.cumsum(np.maximum(counts, 1))
-    if (counts == 0).any():
-        at = np.full(ends[-1], len(values))
-        filled = np.repeat(counts > 0, np.maximum(counts, 1))
-        at[filled] = np.arange(len(values))
-        values = pa.concat_arrays([values, pa.nulls(1, values.type)]).take(pa.array(at))
-    return values, ends

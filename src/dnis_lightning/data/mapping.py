@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from dnis_lightning.batch import Batch
 from dnis_lightning.data import numbers, readings
 from dnis_lightning.data.prepare import Prepared
-from dnis_lightning.data.source import Column, Field
+from dnis_lightning.data.source import Column, Field, RawForm
 from dnis_lightning.errors import DataError, RunError
 from dnis_lightning.paths import whole_file
 
-SCHEMA = 1
+SCHEMA = 2
 FILE, IDS = "data.schema", "vocabulary.parquet"
 
 
@@ -29,8 +29,8 @@ def save_mapping(folder: Path, prepared: Prepared) -> None:
     """Write both files, each whole or not at all.
 
     data.schema (JSON): for each field its kind, its rows of the table (first, end), and what becomes of numbers; the
-    first row of each field stands for what has no row of its own. vocabulary.parquet: field, id, row of every raw id
-    that has one.
+    first row of each field stands for what has no row of its own; and what raw text means, besides itself.
+    vocabulary.parquet: field, id, row of every raw id that has one.
     """
     vocabulary, layout = prepared.vocabulary, prepared.parts["train"].layout
     offsets, treated = vocabulary.offsets.tolist(), iter(vocabulary.numbers)
@@ -50,6 +50,7 @@ def save_mapping(folder: Path, prepared: Prepared) -> None:
         "fingerprint": prepared.dataset.fingerprint,
         "columns": layout.bounds,
         "pooling": layout.pooling,
+        "raw_form": asdict(prepared.raw_form),
         "fields": fields,
         "ids": IDS,
     }
@@ -87,6 +88,7 @@ class RawMapping:
 
     fields: tuple[Mapped, ...]
     pooling: str
+    form: RawForm = field(default_factory=RawForm)
 
     @classmethod
     def load(cls, folder: Path | str) -> RawMapping:
@@ -97,24 +99,32 @@ class RawMapping:
             if told["schema"] != SCHEMA:
                 raise ValueError(f"schema {told['schema']}, expected {SCHEMA}")
             table = pq.read_table(folder / told["ids"])
-            return cls(tuple(_mapped(told, number, table) for number in range(len(told["fields"]))), told["pooling"])
+            fields = tuple(_mapped(told, number, table) for number in range(len(told["fields"])))
+            form = told["raw_form"]
+            return cls(fields, told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise RunError(f"{folder / FILE}: cannot be read ({fault}); name the folder of a run") from fault
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the raw columns that `encode` needs."""
+        return tuple(one.field.name for one in self.fields)
 
     def encode(self, columns: Mapping[str, Column]) -> Batch:
         """Raw columns, one for each field, as a batch with labels of 0.
 
-        Ids may be of any type, numbers text, too; multi fields take lists; null and "" are missing, as in training.
+        Ids may be of any type, numbers text, too; multi fields take lists, or the text that training took. Null, "" and
+        what stood for a missing value in training are missing.
         Raises DataError where a field has no column, or one that cannot be what it was in training.
         """
-        absent = [one.field.name for one in self.fields if one.field.name not in columns]
+        absent = [name for name in self.columns if name not in columns]
         if absent:
             raise DataError(f"no column {', '.join(absent)}; the model was trained on them")
-        rows = len(columns[self.fields[0].field.name])
+        rows = len(columns[self.columns[0]])
         ids = np.empty((rows, self.fields[-1].columns.stop), dtype=np.int64)
         values = np.ones(ids.shape, dtype=np.float32)
         for one in self.fields:
-            ids[:, one.columns], values[:, one.columns] = self._encoded(one, _chunked(columns[one.field.name]))
+            ids[:, one.columns], values[:, one.columns] = self._encoded(one, self._read(one, columns[one.field.name]))
         plain = all(one.field.kind == "categorical" or isinstance(one.numbers, numbers.Binned) for one in self.fields)
         bounds = [0, *(one.columns.stop for one in self.fields)]
         offsets = torch.tensor(bounds) if any(one.field.kind == "multi" for one in self.fields) else None
@@ -132,13 +142,29 @@ class RawMapping:
             return (one.first + ~missing)[:, None], np.where(missing, 1, made)[:, None]
         if one.field.kind == "categorical":
             return self._rows_of(one, column)[:, None], np.ones((len(column), 1), np.float32)
-        width = one.columns.stop - one.columns.start
-        ids, values = np.full((len(column), width), one.first), np.zeros((len(column), width), np.float32)
-        for row, list_ in enumerate(_lists(one.field.name, column)):
-            kept = (list_ or [""])[:width]
-            ids[row, : len(kept)] = self._rows_of(one, _chunked(pa.array(kept)))
-            values[row, : len(kept)] = 1 / len(kept) if self.pooling == "mean" else 1
-        return ids, values
+        flat, ends = readings.flat(self._lists(one.field.name, column).combine_chunks())
+        starts, width = np.append(0, ends[:-1]), one.columns.stop - one.columns.start
+        counts, places = np.minimum(ends - starts, width)[:, None], np.arange(width)
+        there = places < counts
+        found = self._rows_of(one, _chunked(flat))[np.where(there, starts[:, None] + places, 0)]
+        return np.where(there, found, one.first), there / (counts if self.pooling == "mean" else 1)
+
+    def _read(self, one: Mapped, column: Column) -> pa.ChunkedArray:
+        """A column, null in place of what stands for a missing value."""
+        raw = readings.plain(_chunked(column))
+        if one.field.kind == "multi" or not readings.is_text(raw.type):
+            return raw
+        return pc.if_else(pc.is_in(raw, pa.array(self.form.missing, raw.type)), pa.scalar(None, raw.type), raw)
+
+    def _lists(self, name: str, raw: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The ids of each row, without those that are missing. Raises DataError where they are not lists."""
+        separator = self.form.multi_separator
+        if pa.types.is_null(raw.type):
+            raw = pc.cast(raw, pa.list_(pa.string()))
+        if not readings.is_list(raw.type) and (separator is None or not readings.is_text(raw.type)):
+            joined = "" if separator is None else f" or text joined by {separator!r}"
+            raise DataError(f"{name} is of the type {raw.type}, expected lists of ids{joined}")
+        return readings.lists(raw, separator or "", self.form.missing)
 
     def _rows_of(self, one: Mapped, raw: pa.ChunkedArray) -> np.ndarray:
         place = pc.fill_null(pc.index_in(readings.texts(raw), one.ids), -1)
@@ -146,9 +172,9 @@ class RawMapping:
 
 
 def _chunked(column: Column) -> pa.ChunkedArray:
-    if isinstance(column, pa.ChunkedArray):
-        return column
-    return pa.chunked_array([pa.array(column, from_pandas=True) if isinstance(column, np.ndarray) else column])
+    if isinstance(column, np.ndarray):
+        column = pa.array(column, from_pandas=True)
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
 def _numbers(name: str, raw: pa.ChunkedArray) -> np.ndarray:
@@ -159,15 +185,6 @@ def _numbers(name: str, raw: pa.ChunkedArray) -> np.ndarray:
         row = int(wrong.argmax())
         raise DataError(f"row {row + 1}: {name} is {raw[row].as_py()!r}, expected a number; mend or remove this row")
     return pc.fill_null(found, np.nan).to_numpy().astype(np.float32, copy=False)
-
-
-def _lists(name: str, raw: pa.ChunkedArray) -> list[list[str]]:
-    """The ids of each row, without those that are missing. Raises DataError where they are not lists."""
-    if pa.types.is_null(raw.type):
-        return [[]] * len(raw)
-    if not readings.is_list(raw.type):
-        raise DataError(f"{name} is of the type {raw.type}, expected lists of ids; split joined text beforehand")
-    return readings.lists(raw, "", ()).to_pylist()
 
 
 def _mapped(told: dict[str, Any], number: int, table: pa.Table) -> Mapped:

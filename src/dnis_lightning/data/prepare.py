@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from dnis_lightning.data.arrays import open_array, save_array
 from dnis_lightning.data.rows import Pooling, RowFile, RowLayout, open_parts, write_parts
-from dnis_lightning.data.source import Source
+from dnis_lightning.data.source import RawForm, Source
 from dnis_lightning.data.split import Shares, Split, assign_parts, default_shares, search_is_select
 from dnis_lightning.data.store import DAMAGE, EncodedDataset, encode, splits_folder, writing_to
 from dnis_lightning.data.vocabulary import TrainVocabulary, VocabularyOptions, build_vocabulary
@@ -30,6 +30,7 @@ class Prepared:
     """Data ready to train on.
 
     parts: the rows of train, search, select and test, as a loader takes them. mean_label: of train.
+    raw_form: how the source reads text, for what else is read later on.
     """
 
     dataset: EncodedDataset
@@ -37,6 +38,7 @@ class Prepared:
     vocabulary: TrainVocabulary
     parts: dict[str, RowFile]
     mean_label: float
+    raw_form: RawForm = field(default_factory=RawForm)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -78,7 +80,7 @@ def prepare(
         lambda folder: open_parts(layout, drawn, folder),
         lambda folder: write_parts(layout, drawn, folder, split_seed),
     )
-    return Prepared(dataset, drawn, vocabulary, parts, mean)
+    return Prepared(dataset, drawn, vocabulary, parts, mean, getattr(source, "raw_form", RawForm()))
 
 
 def _mark(*told: object) -> str:

@@ -21,6 +21,13 @@ _PART_NAMES = {name: PARTS.index(name) for name in PARTS} | dict.fromkeys(
 PARTS_WANTED = "train, search, select (or valid, validation, val, dev) or test"
 
 
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without a dictionary; views of text, for which Arrow lacks functions, as plain text."""
+    if pa.types.is_dictionary(values.type):
+        values = pc.cast(values, values.type.value_type)
+    return pc.cast(values, pa.string()) if pa.types.is_string_view(values.type) else values
+
+
 def clicks(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """0 and 1 (float32), from numbers, truth values or the words for them."""
     if is_text(values.type):
@@ -105,6 +112,19 @@ def lists(values: pa.ChunkedArray, separator: str, missing: Sequence[str]) -> pa
     """Lists of ids, from lists or from text joined by `separator`; without ids that are missing."""
     kind = pa.list_(pa.string())
     return pa.chunked_array([_listed(chunk, separator, missing) for chunk in values.chunks], kind)
+
+
+def flat(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The values of all lists, and (R,) where each row's end; a row without any has one, which is missing."""
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    values = lists.flatten()
+    ends = np.cumsum(np.maximum(counts, 1))
+    if (counts == 0).any():
+        at = np.full(ends[-1], len(values))
+        filled = np.repeat(counts > 0, np.maximum(counts, 1))
+        at[filled] = np.arange(len(values))
+        values = pa.concat_arrays([values, pa.nulls(1, values.type)]).take(pa.array(at))
+    return values, ends
 
 
 def without_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:

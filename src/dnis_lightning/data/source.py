@@ -26,6 +26,18 @@ class Field:
 
 
 @dataclass(frozen=True)
+class RawForm:
+    """What raw text means, besides itself.
+
+    missing: texts that stand for no value. multi_separator: what joins the values of a multi field in one text; None
+    where they come as lists.
+    """
+
+    missing: tuple[str, ...] = ("",)
+    multi_separator: str | None = None
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Some consecutive rows of a source, R of them.
 
@@ -52,6 +64,7 @@ class Source(Protocol):
 
     name: such as movielens-1m; a part of file names. task: what the labels are good for.
     user_field: the field whose rows belong together under leave_one_out, or None.
+    A source whose text means other things than itself has a `raw_form`, too.
     """
 
     @property

@@ -15,7 +15,7 @@ from dnis_lightning.data.layout import Column
 from dnis_lightning.data.readings import PARTS_WANTED, Reading, clicks, lists, parts, time_reading
 from dnis_lightning.data.roles import put_together
 from dnis_lightning.data.schema import Schema, infer
-from dnis_lightning.data.source import Chunk, Field
+from dnis_lightning.data.source import Chunk, Field, RawForm
 from dnis_lightning.data.table_files import TableFile, open_files, text_options
 from dnis_lightning.data.table_parquet import ParquetTable
 from dnis_lightning.errors import ConfigError, DataError
@@ -96,6 +96,12 @@ class Table:
                 "data.kinds"
             )
         return schema
+
+    @property
+    def raw_form(self) -> RawForm:
+        """What text in the files means, besides itself."""
+        file = self._files[0]
+        return RawForm(("",), None) if isinstance(file, ParquetTable) else RawForm(file.missing, self.multi_separator)
 
     def check_split(self, split: SplitName) -> None:
         """Raise ConfigError when a split needs a column that no key names: before any row is encoded."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dnis_lightning.data.delimited import BadRows, Rows
 from dnis_lightning.data.layout import Column
-from dnis_lightning.data.readings import clicks, is_list, is_missing, numbers, texts, wholes
+from dnis_lightning.data.readings import clicks, is_list, is_missing, numbers, plain, texts, wholes
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError
 
@@ -77,13 +77,13 @@ class ParquetTable:
             sample = pa.Table.from_batches(found, schema)
         sample = sample.slice(0, sample.num_rows + min(rows, 0))
         for at, name in enumerate(sample.column_names):
-            sample = sample.set_column(at, name, _plain(sample.column(at)))
+            sample = sample.set_column(at, name, plain(sample.column(at)))
         return sample
 
     def rows(self, columns: Mapping[str, Column], bad_rows: BadRows) -> Iterator[Rows]:
         """The rows, of the wanted columns. Raises DataError, naming file and row, as `read_rows` does."""
-        before, first, good, bad, example = self.identity(), 1, 0, 0, ""
-        with self._opened() as file:
+        first, good, bad, example = 1, 0, 0, ""
+        with self.file.unchanged(), self._opened() as file:
             total = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 rows = self._converted(batch, columns, first, bad_rows, (first - 1 + batch.num_rows) / total)
@@ -92,15 +92,11 @@ class ParquetTable:
                 yield rows
         if bad and not good:
             raise DataError(f"{self.file.path}: every row is bad ({example}); is this the right file?")
-        if self.identity() != before:
-            raise DataError(
-                f"{self.file.path}: it has changed while it was read; wait until it is whole and start again"
-            )
 
     def _converted(
         self, batch: pa.RecordBatch, columns: Mapping[str, Column], first: int, bad_rows: BadRows, done: float
     ) -> Rows:
-        raw = {name: _plain(pa.chunked_array([batch.column(name)])) for name in columns}
+        raw = {name: plain(pa.chunked_array([batch.column(name)])) for name in columns}
         found = {name: _read(raw[name], column) for name, column in columns.items()}
         wrong = {name: _wrong(raw[name], found[name], column) for name, column in columns.items()}
         faulty = np.logical_or.reduce(list(wrong.values()))
@@ -127,13 +123,6 @@ class ParquetTable:
                 raise
             reason = str(fault).splitlines()[0].rstrip(".")
             raise DataError(f"{self.file.path}: not a whole Parquet file ({reason}); write it again") from fault
-
-
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary; views of text, for which Arrow lacks functions, as plain text."""
-    if pa.types.is_dictionary(values.type):
-        values = pc.cast(values, values.type.value_type)
-    return pc.cast(values, pa.string()) if pa.types.is_string_view(values.type) else values
 
 
 def _read(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from dnis_lightning.data.quotes import whole_rows
@@ -23,6 +24,7 @@ BLOCK_BYTES = 8 << 20
 _CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _TARS = (".tar", ".tar.gz", ".tgz")
 _BOM = b"\xef\xbb\xbf"
+_NEWLINE = b"\n"[0]
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -73,20 +75,26 @@ class TextFile:
                 info = self._info(archive)
                 return {"file": self.member, "size": info.file_size, "crc": info.CRC}
 
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """For the time of reading. Raises DataError at the end when the file is another than at the beginning."""
+        before = self.identity()
+        yield
+        if self.identity() != before:
+            raise DataError(f"{self.path}: it has changed while it was read; wait until it is whole and start again")
+
     def blocks(self, size: int = BLOCK_BYTES, quoted: bytes | None = None) -> Iterator[Block]:
         """The file in blocks of about `size` bytes, cut at line ends; blank lines at the end are left out.
 
         quoted: the separator, where a line end between double quotes is part of a value, and no place to cut at.
         Raises DataError when the file cannot be read, is empty, changes meanwhile, or has a line longer than a block.
         """
-        before, held = self.identity(), None
-        with self._readable(), self._opened() as (file, share):
+        held = None
+        with self.unchanged(), self._readable(), self._opened() as (file, share):
             for text, first in self._lines(file, size, quoted):
                 if held is not None:
                     yield held
                 held = Block(text, first, min(share(), 1.0))
-        if self.identity() != before:
-            raise DataError(f"{self.path}: it has changed while it was read; wait until it is whole and start again")
         if held is None:
             raise DataError(f"{self.where(1)}: the file is empty; get it again")
         yield replace(held, done=1.0)
@@ -108,7 +116,7 @@ class TextFile:
                 raise DataError(f"{self.where(line)}: a line of more than {size} bytes; {why}")
             if data:
                 yield cast(bytes, data), line  # what is asked of it, a bytearray can as well
-                line += data.count(b"\n")
+                line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
         if rest.strip(b"\r\n"):
             yield rest.rstrip(b"\r\n") + b"\n", line
 
