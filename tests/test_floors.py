@@ -15,7 +15,7 @@ import dnis_lightning
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
     {"paths", "batch", "quantities", "errors", "reword", "keys"},
-    {"data", "blocks", "scheme", "folder"},
+    {"data", "blocks", "scheme", "folder", "arguments"},
     {"embedding", "interaction", "tasks"},
     {"recommender"},
     {"search"},

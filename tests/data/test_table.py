@@ -527,7 +527,7 @@ def test_the_identity_follows_files_and_options(tmp_path: Path) -> None:
 
 def test_it_says_what_each_column_is_taken_for(tmp_path: Path) -> None:
     shown = table(write(tmp_path / "a.csv", CLICKS)).described()
-    assert "columns separated by ',' (found), header in line 1" in shown
+    assert "columns separated by ',', named by line 1" in shown
     assert "price    numeric             3    25.0%  1.5" in shown
 
 

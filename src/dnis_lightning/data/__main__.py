@@ -12,16 +12,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from dnis_lightning.arguments import Parser
 from dnis_lightning.errors import Terminated, UserError, raise_terminated
-
-
-class _Parser(argparse.ArgumentParser):
-    """Faults on the command line end like all others: a sentence, and 1."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m dnis_lightning.data --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m dnis_lightning.data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -29,7 +29,10 @@ Taken = Literal["categorical", "numeric", "multi", "label", "time", "split", "ig
 _FIELDS = ("categorical", "numeric", "multi")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _WHOLE = r"^(0|-?[1-9]\d*)$"  # 007 is an id
-_MANY, _ENOUGH, _WIDTH = 50, 20, 30
+_MANY, _WIDTH = 50, 30
+ENOUGH_ROWS = 20
+"""Of fewer rows nothing is remarkable."""
+NO_VALUE, ONE_VALUE, UNIQUE = "no value in any row", "one value only", "unique to each row: no use as a feature"
 _NEARLY = 0.95
 
 
@@ -131,10 +134,10 @@ def _remark(
     if column.taken_as == "ignored":
         return "" if said or is_usable(values.type) else f"{str(values.type).split('<')[0]}: no kind of field"
     if not column.distinct:
-        return "no value in any row" if rows else ""
+        return NO_VALUE if rows else ""
     if column.distinct == 1 and not column.missing:
-        return "one value only"
-    if column.taken_as not in ("categorical", "numeric") or rows < _ENOUGH:
+        return ONE_VALUE
+    if column.taken_as not in ("categorical", "numeric") or rows < ENOUGH_ROWS:
         return ""
     if _tells(values, labels):
         return "equals the label: does it leak?"
@@ -142,7 +145,7 @@ def _remark(
         return ""
     if column.distinct >= _NEARLY * rows:
         nearly = "" if column.distinct == rows else "nearly "
-        return f"{nearly}unique to each row: no use as a feature; data.ignore=[{name}] leaves it out"
+        return f"{nearly}{UNIQUE}; data.ignore=[{name}] leaves it out"
     if is_text(values.type) and _share(pc.match_substring(values, multi_separator)) > 0.1:
         return f"has {multi_separator!r} in it; data.multi=[{name}] takes it as several values"
     if column.distinct >= _MANY and _all_whole(values):

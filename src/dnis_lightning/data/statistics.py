@@ -12,12 +12,12 @@ from dnis_lightning.data.arrays import forget, row_slices
 from dnis_lightning.data.numbers import Binned
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.data.schema import ENOUGH_ROWS, NO_VALUE, ONE_VALUE, UNIQUE
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import MISSING, train_occurrences
 
 _POINTS = 200
-_FEW_ROWS = 20
 _ROWS_AT_ONCE = 1 << 18
 
 
@@ -135,7 +135,7 @@ def _of_numbers(prepared: Prepared) -> Iterator[FieldFacts]:
         if isinstance(treated, Binned):
             skew = skew_of(treated.counts, treated.names()[int(treated.counts.argmax())])
         alone = present[number] == dataset.rows and low[number] == high[number]
-        remark = "no value in any row" if not present[number] else "one value only" if alone else ""
+        remark = NO_VALUE if not present[number] else ONE_VALUE if alone else ""
         missing = 1 - int(present[number]) / dataset.rows
         yield FieldFacts(field.name, field.kind, None, missing, rows, None, skew, remark)
 
@@ -158,11 +158,11 @@ def _ranges(dataset: EncodedDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _remark(field: Field, distinct: int, missing: float, outside: float, skew: Skew | None, rows: int) -> str:
     if missing == 1:
-        return "no value in any row"
+        return NO_VALUE
     if distinct == 1:
-        return "one value only"
-    if field.kind == "categorical" and distinct == rows >= _FEW_ROWS:
-        return "unique to each row: no use as a feature"
+        return ONE_VALUE
+    if field.kind == "categorical" and distinct == rows >= ENOUGH_ROWS:
+        return UNIQUE
     if outside > 0.5:
         return "most of it is out of vocabulary"
     if skew is not None and skew.most_frequent == MISSING and skew.most > 0.5:

@@ -139,7 +139,7 @@ def encode(source: Source, cache: Path) -> EncodedDataset:
         with contextlib.suppress(*DAMAGE):
             return EncodedDataset.open(folder)  # another process made it while this one waited
         if (old := _of_other_content(source, cache)) is not None:
-            log.info("%s has changed since it was encoded: encoding it anew (%s can be deleted)", source.name, old)
+            log.info("%s: files so named were encoded with other content; encoding anew (%s can go)", source.name, old)
         _clear(folder)
         _write(source, mark, folder)
     return EncodedDataset.open(folder)

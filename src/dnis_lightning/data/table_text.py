@@ -90,9 +90,9 @@ class TextTable:
     @property
     def described(self) -> str:
         """How the file is read, for the log."""
-        found = "said" if self.options.separator is not None else "found"
-        head = "columns named" if self.options.columns is not None else "header in line 1"
-        return f"columns separated by {self.separator!r} ({found}), {head}"
+        said = " (data.separator)" if self.options.separator is not None else ""
+        named = "data.columns" if self.options.columns is not None else "line 1"
+        return f"columns separated by {self.separator!r}{said}, named by {named}"
 
     def sample(self, rows: int) -> pa.Table:
         """Some of the first rows as text, bad ones left out."""

@@ -11,16 +11,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
+from dnis_lightning.arguments import Parser
 from dnis_lightning.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Faults on the command line end like all others: a sentence, and 1."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m dnis_lightning.report --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m dnis_lightning.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

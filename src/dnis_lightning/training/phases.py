@@ -91,10 +91,10 @@ class PhaseRunner:
         resumes = self.journal.begin(name)
         torch.manual_seed(self._seed_of(name))  # dropout, too, does not depend on what a kill has cut short
         model.train()
-        data = self._data(name, phase)
-        module = self._module(phase, model, data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
+            data = self._data(name, phase)
+            module = self._module(phase, model, data)
             try:
                 trainer.fit(module, data, ckpt_path=str(self.journal.path) if resumes else None)
             except SystemExit as stop:
