@@ -147,7 +147,7 @@ def _ends(rows: int, shares: Shares) -> list[tuple[int, int]]:
 
 
 def _as_given(dataset: EncodedDataset, seed: int, shares: Shares) -> np.ndarray:
-    """What the source says; a part for search or select that it does not have is drawn from the rows of train."""
+    """What the source says; search or select, where it has none, are their shares of train's rows, drawn from these."""
     if dataset.given is None:
         raise DataError(
             f"data.split=column: {dataset.name} does not say which rows are for what; take data.split=three_way"
@@ -157,7 +157,7 @@ def _as_given(dataset: EncodedDataset, seed: int, shares: Shares) -> np.ndarray:
     for number, share in ((_SELECT, shares.select or 0.0), (_SEARCH, shares.search)):
         sizes = part_sizes(part)
         if not sizes[number]:
-            _draw(part, number, min(round(share * len(part)), sizes[_TRAIN]), rng)
+            _draw(part, number, round(share * sizes[_TRAIN]), rng)
     return part
 
 
@@ -216,22 +216,25 @@ _SIGN = np.uint64(1 << 63)
 def _leave_one_out(dataset: EncodedDataset) -> np.ndarray:
     """Of each user's rows the last is test, the one before select, the one before that search.
 
-    Of rows at the same time, later ones count as later. Users with fewer than four rows stay in train.
+    Of rows at the same time, later ones count as later. Users with fewer than four rows stay in train, and rows without
+    a user.
     """
-    user, count = _users(dataset)
+    user, count, nobody = _users(dataset)
     time = _time(dataset, "leave_one_out")
     part = np.full(len(time), _TRAIN, dtype=np.uint8)
     for first in range(0, count, _USERS_AT_ONCE):
-        _leave_out(part, user, time, range(first, min(first + _USERS_AT_ONCE, count)))
+        _leave_out(part, user, time, range(first, min(first + _USERS_AT_ONCE, count)), nobody)
     return part
 
 
-def _leave_out(part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range) -> None:
-    """Move the last rows of some users to their parts: a row a user and pass over the data."""
+def _leave_out(part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range, nobody: int | None) -> None:
+    """Move the last rows of some users to their parts, a row a user and pass over the data; nobody: is no user."""
     rows_of = np.zeros(len(users), dtype=np.int64)
     for _, of in _rows_of(user, users):
         np.add.at(rows_of, of, 1)
     enough = rows_of >= _LEAVE_ONE_OUT_LEAST
+    if nobody is not None and nobody in users:
+        enough[nobody - users.start] = False
     for number in (_TEST, _SELECT, _SEARCH):
         latest = np.full(len(users), np.iinfo(np.int64).min)
         for rows, of in _rows_of(user, users):
@@ -253,13 +256,13 @@ def _rows_of(user: np.ndarray, users: range) -> Iterator[tuple[np.ndarray, np.nd
         yield mine + part.start, of[mine]
 
 
-def _users(dataset: EncodedDataset) -> tuple[np.ndarray, int]:
-    """(rows,) each row's user, and how many users there are."""
+def _users(dataset: EncodedDataset) -> tuple[np.ndarray, int, int | None]:
+    """(rows,) each row's user, how many users there are, and the one that stands for "missing", if it occurs."""
     names = [field.name if field.kind == "categorical" else None for field in dataset.coded]
     if dataset.user_field not in names:
         raise DataError(f"data.split=leave_one_out: {dataset.name} has no field for the user; take another data.split")
     number = names.index(dataset.user_field)
-    return dataset.codes[number], dataset.cardinalities[number]
+    return dataset.codes[number], dataset.cardinalities[number], dataset.code_of_missing(number)
 
 
 def _time(dataset: EncodedDataset, kind: SplitName) -> np.ndarray:
