@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from dnis_lightning.errors import DataError
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mlp import MLP
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.tasks import ClickThrough, Objective, Rating
+from dnis_lightning.tasks import TASKS, ClickThrough, Objective, Rating
 
 
 def test_rating_is_squared_error(rng: np.random.Generator) -> None:
@@ -40,6 +42,17 @@ def test_click_metrics_are_auc_and_logloss(rng: np.random.Generator) -> None:
     assert float(values["logloss"]) == pytest.approx(
         -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p)), rel=1e-6
     )
+
+
+def test_there_is_no_auc_where_all_labels_are_alike() -> None:
+    for label, known in (([1.0, 1.0], False), ([0.0, 0.0], False), ([0.0, 1.0], True)):
+        metrics = TASKS["ctr"]().metrics()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            metrics.update(torch.tensor([0.1, 0.2]), torch.tensor(label))
+            found = metrics.compute()
+        assert torch.isfinite(found["logloss"])
+        assert bool(torch.isnan(found["auc"])) != known
 
 
 def test_shares_of_the_loss_add_up() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import BinaryAUROC
+from torchmetrics.utilities import dim_zero_cat
 
 from dnis_lightning.errors import DataError
 from dnis_lightning.quantities import TaskName
@@ -34,6 +35,18 @@ class LogLoss(Metric):
     def compute(self) -> Tensor:
         """The mean over all rows so far."""
         return self.total / self.rows
+
+
+class Auc(BinaryAUROC):
+    """The exact area under the ROC curve over all rows; NaN where all labels are alike, and there is no such curve."""
+
+    def __init__(self) -> None:
+        super().__init__(thresholds=None)
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself does
+        """The area, a scalar."""
+        label = dim_zero_cat(self.target)
+        return super().compute() if (label != label[0]).any() else torch.tensor(torch.nan, device=label.device)
 
 
 class Task(ABC):
@@ -94,7 +107,7 @@ class ClickThrough(Task):
 
     def metrics(self) -> MetricCollection:
         """`auc` (exact, over all rows) and `logloss`."""
-        return MetricCollection({"auc": BinaryAUROC(thresholds=None), "logloss": LogLoss()}, compute_groups=False)
+        return MetricCollection({"auc": Auc(), "logloss": LogLoss()}, compute_groups=False)
 
     def base_logit(self, mean_label: float) -> float:
         """log(p / (1 − p)) of the click rate p."""
