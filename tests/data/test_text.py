@@ -210,3 +210,12 @@ def test_the_identity_of_a_file_follows_its_size_and_time(tmp_path: Path) -> Non
     assert before == file.identity()
     os.utime(file.path, (1, 1))
     assert file.identity() != before
+
+
+def test_files_alike_in_name_size_and_time_have_other_identities(tmp_path: Path) -> None:
+    files = []
+    for folder, content in (("monday", b"a,1"), ("tuesday", b"b,1")):
+        (tmp_path / folder).mkdir()
+        files.append(written(tmp_path / folder / "part.csv", content))
+        os.utime(files[-1].path, (1, 1))
+    assert files[0].identity() != files[1].identity()
