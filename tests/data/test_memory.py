@@ -105,7 +105,6 @@ def main(cache: str) -> None:
     too_much("held ids", lambda: prepare(Large(), cache=cache + "-held"))  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone holds processes to RLIMIT_DATA")
 def test_data_larger_than_memory_are_prepared_and_streamed(tmp_path: Path) -> None:
     plain = {  # nothing is kept back or taken ahead of need, so that what is counted is what is held
