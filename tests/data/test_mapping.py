@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -146,5 +147,39 @@ def test_lists_in_place_of_joined_text_and_a_type_that_is_neither(own: Path) -> 
     joined = told.encode({**rows, "tags": pa.array(["a|b", "?"]).dictionary_encode()})
     lists = told.encode({**rows, "tags": pa.array([["a", "?", "b"], None])})
     assert torch.equal(joined.ids, lists.ids)
-    with pytest.raises(DataError, match=r"tags is of the type int64, expected lists of ids or text joined by '\|'"):
-        told.encode({**rows, "tags": pa.array([1, 2])})
+    large = told.encode({**rows, "tags": pa.array(["a|b", None], pa.large_string())})
+    assert torch.equal(large.ids, lists.ids)
+    one_each = told.encode({**rows, "tags": pa.array([1, 2])})
+    assert one_each.ids[:, 2].tolist() == [told.fields[2].first] * 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"user": pa.array(["007"])}, "price has 2 rows, user has 1; take columns of one length"),
+        ({"price": pa.array([1.0])}, "price has 1 rows, user has 2; take columns of one length"),
+        ({"user": pa.array([["a"], ["b"]])}, "user: no column to read ids from"),
+        ({"user": np.array(["1", 2], object)}, "user: no column to read ids from"),
+        ({"tags": pa.array([[["a"]], []])}, "tags: no column to read lists of ids from"),
+        ({"price": pa.array([{"a": 1}, {}])}, "price: no column to read numbers from"),
+        ({"user": pa.array([b"7", b"\xff"])}, "row 2: user is b'\\\\xff', expected text in UTF-8"),
+    ],
+)
+def test_columns_that_are_none_are_named(own: Path, changed: dict[str, Any], says: str) -> None:
+    rows = {"user": pa.array(["007", "?"]), "price": pa.array(["1.5", "?"]), "tags": pa.array(["a|b", ""])}
+    with pytest.raises(DataError, match=says):
+        RawMapping.load(own).encode({**rows, **changed})
+
+
+def test_joined_text_of_a_parquet_file_and_a_whole_table_are_taken(tmp_path: Path) -> None:
+    table = pa.table(
+        {"when": pa.array([0, 10**6] * 20, pa.timestamp("us")), "tags": ["a|b", ""] * 20, "y": [0, 1] * 20}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = OwnTable(str(tmp_path / "a.parquet"), "y", "ctr", multi=["tags"])
+    save_mapping(tmp_path, prepare(source, cache=tmp_path / "cache"))
+    told = RawMapping.load(tmp_path)
+    found = told.encode(table.slice(0, 2))
+    finer = told.encode({"when": table["when"].cast(pa.timestamp("ns")).slice(0, 2), "tags": table["tags"].slice(0, 2)})
+    assert torch.equal(found.ids, finer.ids)
+    assert (found.ids[:, :2] > torch.tensor([f.first for f in told.fields])).all()

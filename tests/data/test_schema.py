@@ -49,6 +49,10 @@ def test_kinds(values: list[Any], kind: str) -> None:
 @pytest.mark.parametrize(
     ("values", "remark"),
     [
+        (
+            ["1.5"] * 199 + ["oops"],
+            "all but 1 are numbers: data.numeric=[x] takes it for numbers, the rest for bad rows",
+        ),
         ([str(row) for row in range(ROWS)], "unique to each row: no use as a feature; data.ignore=[x] leaves it out"),
         (cycled("a"), "one value only"),
         (cycled("", ""), "no value in any row"),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnis_lightning.data import table_parquet, text
+from dnis_lightning.data.readings import moments, texts
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.table import Table
 from dnis_lightning.errors import ConfigError, DataError
@@ -443,7 +444,10 @@ def test_keys_that_do_not_go_with_the_file(options: dict[str, Any], message: str
         ({"user": "u", "numeric": ["u"]}, r"data\.user=u: data\.numeric says otherwise"),
         ({"separator": ""}, r"data\.separator=''"),
         ({"separator": "::", "quoted": True}, r"data\.quoted: with data\.separator=:: of several bytes"),
-        ({"separator": "|", "multi": ["a"]}, r"data\.multi_separator='\|': it has to differ from data\.separator"),
+        (
+            {"separator": "|", "multi": ["a"]},
+            r"data\.multi_separator='\|': expected one character or more, and not data\.separator",
+        ),
         ({"columns": ["a", "a"]}, r"data\.columns: 'a' stands there twice"),
     ],
 )
@@ -562,8 +566,47 @@ def test_parquet_text_of_every_type_reads_the_same(tmp_path: Path) -> None:
 def test_times_that_are_numbers_in_one_file_and_timestamps_in_the_next_are_named(tmp_path: Path) -> None:
     for name, times in (("a", [1, 2]), ("b", [datetime.datetime(2024, 5, 31)] * 2)):
         pq.write_table(pa.table({"u": [1, 2], "t": times, "clicked": [0, 1]}), tmp_path / f"{name}.parquet")
-    with pytest.raises(DataError, match=r"b\.parquet, row 1: t is .*, expected a whole number, as in the first rows"):
+    with pytest.raises(DataError, match=r"b\.parquet, row 1: t is .*, expected a whole number below"):
         read(table(str(tmp_path / "*.parquet"), time="t"))
+
+
+def test_a_bad_time_among_good_ones_is_the_one_that_is_named(tmp_path: Path) -> None:
+    times = [*range(150), "oops", *range(49)]
+    path = write(tmp_path / "a.csv", "u,t,clicked\n" + "".join(f"{n % 9},{t},{n % 2}\n" for n, t in enumerate(times)))
+    with pytest.raises(DataError, match=r"a\.csv:152: t is 'oops', expected a whole number below 2\^63"):
+        read(table(path, time="t"))
+    assert read(table(path, time="t", bad_rows="skip"))["time"] == [t for t in times if t != "oops"]
+
+
+def test_times_too_far_away_are_named(tmp_path: Path) -> None:
+    far = pa.array([0, 2**62, 1, 2], pa.int64()).cast(pa.timestamp("ms"))
+    pq.write_table(pa.table({"u": [1, 2, 3, 4], "t": far, "clicked": [0, 1, 0, 1]}), tmp_path / "a.parquet")
+    source = table(tmp_path / "a.parquet", time="t", bad_rows="skip")
+    assert read(source)["time"] == [0, 1000, 2000]
+    for kind, unit in ((pa.timestamp("ns"), 1e-3), (pa.timestamp("us"), 1), (pa.timestamp("s"), 1e6)):
+        times = pa.chunked_array([pa.array([5000, -7000], kind)])
+        assert moments(times).to_pylist() == [5000 * unit, -7000 * unit]
+    days = pa.chunked_array([pa.array([1, -1, 2**31 - 1], pa.int32()).cast(pa.date32())])
+    assert moments(days).to_pylist() == [86_400_000_000, -86_400_000_000, None]
+
+
+def test_ids_read_the_same_in_every_batch_and_unit() -> None:
+    floats = pa.chunked_array([[7.0, 1e15, -0.0, 2.5, math.nan, None, 1e300]], pa.float64())
+    assert texts(floats).to_pylist() == ["7", "1000000000000000", "0", "2.5", "", "", "1e+300"]
+    times = [
+        pa.chunked_array([pa.array([10**9], pa.timestamp("us")).cast(pa.timestamp(unit))]) for unit in ("us", "ns")
+    ]
+    assert texts(times[0]).equals(texts(times[1]))
+
+
+def test_lists_of_bytes_and_floats(tmp_path: Path) -> None:
+    columns = {"f": [[1.0, math.nan], [2.5], [], None], "clicked": [0, 1, 0, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read(table(tmp_path / "a.parquet"))["f"] == [["1"], ["2.5"], [], []]
+    pq.write_table(pa.table({**columns, "b": [[b"x"], [b"y", b"\xff"], [], None]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet, row 2: b is \[b'y', b'\\xff'\], expected text in UTF-8"):
+        read(table(tmp_path / "b.parquet"))
+    assert read(table(tmp_path / "b.parquet", bad_rows="skip"))["b"] == [["x"], [], []]
 
 
 def test_a_split_without_the_column_that_it_needs_names_the_key(tmp_path: Path) -> None:

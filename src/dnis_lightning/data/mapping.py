@@ -110,13 +110,15 @@ class RawMapping:
         """The names of the raw columns that `encode` needs."""
         return tuple(one.field.name for one in self.fields)
 
-    def encode(self, columns: Mapping[str, Column]) -> Batch:
+    def encode(self, columns: Mapping[str, Column] | pa.Table) -> Batch:
         """Raw columns, one for each field, as a batch with labels of 0.
 
         Ids may be of any type, numbers text, too; multi fields take lists, or the text that training took. Null, "" and
         what stood for a missing value in training are missing.
-        Raises DataError where a field has no column, or one that cannot be what it was in training.
+        Raises DataError where a field has no column, or one that cannot be what it was in training or is longer.
         """
+        if isinstance(columns, pa.Table):
+            columns = {name: columns[name] for name in columns.column_names}
         absent = [name for name in self.columns if name not in columns]
         if absent:
             raise DataError(f"no column {', '.join(absent)}; the model was trained on them")
@@ -124,12 +126,23 @@ class RawMapping:
         ids = np.empty((rows, self.fields[-1].columns.stop), dtype=np.int64)
         values = np.ones(ids.shape, dtype=np.float32)
         for one in self.fields:
-            ids[:, one.columns], values[:, one.columns] = self._encoded(one, self._read(one, columns[one.field.name]))
+            ids[:, one.columns], values[:, one.columns] = self._of_column(one, columns[one.field.name], rows)
         plain = all(one.field.kind == "categorical" or isinstance(one.numbers, numbers.Binned) for one in self.fields)
         bounds = [0, *(one.columns.stop for one in self.fields)]
         offsets = torch.tensor(bounds) if any(one.field.kind == "multi" for one in self.fields) else None
         scale = None if plain else torch.from_numpy(values)
         return Batch(torch.from_numpy(ids), torch.zeros(rows), scale, offsets)
+
+    def _of_column(self, one: Mapped, column: Column, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The field's columns of a batch, ids and values, (rows, width) each."""
+        name = one.field.name
+        if len(column) != rows:
+            raise DataError(f"{name} has {len(column)} rows, {self.columns[0]} has {rows}; take columns of one length")
+        try:
+            return self._encoded(one, self._read(one, column))
+        except (pa.ArrowException, TypeError, ValueError) as fault:
+            reason = str(fault).splitlines()[0]
+            raise DataError(f"{name}: no column to read {_TAKES[one.field.kind]} from ({reason})") from fault
 
     def _encoded(self, one: Mapped, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         if one.field.kind == "numeric":
@@ -161,13 +174,14 @@ class RawMapping:
         separator = self.form.multi_separator
         if pa.types.is_null(raw.type):
             raw = pc.cast(raw, pa.list_(pa.string()))
-        if not readings.is_list(raw.type) and (separator is None or not readings.is_text(raw.type)):
-            joined = "" if separator is None else f" or text joined by {separator!r}"
-            raise DataError(f"{name} is of the type {raw.type}, expected lists of ids{joined}")
+        if not readings.is_list(raw.type):
+            if separator is None:
+                raise DataError(f"{name} is of the type {raw.type}, expected lists of ids")
+            raw = _texts(name, raw)
         return readings.lists(raw, separator or "", self.form.missing)
 
     def _rows_of(self, one: Mapped, raw: pa.ChunkedArray) -> np.ndarray:
-        place = pc.fill_null(pc.index_in(readings.texts(raw), one.ids), -1)
+        place = pc.fill_null(pc.index_in(_texts(one.field.name, raw), one.ids), -1)
         return one.first + 1 + place.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -175,6 +189,20 @@ def _chunked(column: Column) -> pa.ChunkedArray:
     if isinstance(column, np.ndarray):
         column = pa.array(column, from_pandas=True)
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+
+
+_TAKES = {"categorical": "ids", "multi": "lists of ids", "numeric": "numbers"}
+
+
+def _texts(name: str, raw: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as text. Raises DataError for the first that is none."""
+    found = readings.texts(raw)
+    if found.null_count:
+        row = int(pc.is_null(found).to_numpy().argmax())
+        raise DataError(
+            f"row {row + 1}: {name} is {raw[row].as_py()!r}, expected text in UTF-8; mend or remove this row"
+        )
+    return found
 
 
 def _numbers(name: str, raw: pa.ChunkedArray) -> np.ndarray:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from dnis_lightning.data.source import PARTS
 
 Reading = Callable[[pa.ChunkedArray], pa.ChunkedArray]
+_LAST = 2**63 - 1
 _LARGEST = float(np.finfo(np.float32).max)
 _CLICKS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _PART_NAMES = {name: PARTS.index(name) for name in PARTS} | dict.fromkeys(
@@ -79,7 +80,7 @@ def microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
 def moments(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Microseconds since 1970 (int64), from timestamps, dates or ISO 8601; without a zone they count as UTC."""
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        return pc.cast(pc.cast(values, pa.timestamp("us"), safe=False), pa.int64())
+        return _in_microseconds(values)
     found = pd.to_datetime(texts(values).to_pandas(), format="ISO8601", utc=True, errors="coerce")
     array = pa.array(found.dt.tz_localize(None).astype("datetime64[us]"), pa.timestamp("us"), from_pandas=True)
     return pa.chunked_array([pc.cast(array, pa.int64())])
@@ -89,11 +90,12 @@ def time_reading(sample: pa.ChunkedArray) -> tuple[Reading, str]:
     """How a column's times are read, by a sample of them; and what is expected in it, for messages."""
     present = without_missing(sample)
     if pa.types.is_timestamp(sample.type) or pa.types.is_date(sample.type):
-        return moments, "a time"
-    if len(present) and not wholes(present).null_count:
-        return wholes, "a whole number, as in the first rows"
-    if len(present) and not floats(present).null_count:
-        return microseconds, "a number, as in the first rows"
+        return moments, "a time between the years -290000 and 290000"
+    numbers_there = len(present) - floats(present).null_count
+    if numbers_there and numbers_there >= len(present) - moments(present).null_count:
+        if numbers_there == len(present) - wholes(present).null_count:
+            return wholes, "a whole number below 2^63, as in most of the first rows"
+        return microseconds, "a number below 9.2e12, as in most of the first rows"
     return moments, "a time as 2024-05-31 or 2024-05-31T23:59:00 (ISO 8601)"
 
 
@@ -101,7 +103,9 @@ def texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Ids as text, "" for those that are missing; null for bytes that are no UTF-8."""
     kind = values.type
     if pa.types.is_floating(kind):
-        values = _without_points(values)
+        return _without_points(values)
+    if pa.types.is_timestamp(kind):  # or the text would depend on the unit
+        values = pc.cast(values, pa.timestamp("us", kind.tz), safe=False)
     if is_bytes(kind):
         return _decoded(values)
     found = values if kind == pa.string() else pc.cast(values, pa.string())
@@ -178,13 +182,24 @@ def _by_word(values: pa.ChunkedArray, known: dict[str, Any], kind: pa.DataType) 
 
 
 def _without_points(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Floats that are whole as integers, so that the id 7.0 reads 7; NaN as null."""
-    absent = pc.is_null(values, nan_is_null=True)
-    values = pc.if_else(absent, pa.scalar(None, values.type), values)
-    try:
-        return pc.cast(values, pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return values
+    """Floats as text, but those that are whole as integers, so that the id 7.0 reads 7; NaN as ""."""
+    values = pc.cast(values, pa.float64())
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    whole = pc.and_(pc.equal(values, pc.round(values)), pc.less(pc.abs(values), 2.0**63))
+    integers = pc.cast(pc.cast(pc.if_else(whole, values, pa.scalar(None, pa.float64())), pa.int64()), pa.string())
+    return pc.coalesce(integers, pc.cast(values, pa.string()), "")
+
+
+def _in_microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Timestamps or dates in microseconds since 1970 (int64), null where they are too far away."""
+    kind = values.type
+    unit = "s" if pa.types.is_date32(kind) else "ms" if pa.types.is_date64(kind) else kind.unit
+    raw = pc.cast(pc.cast(values, pa.int32()) if pa.types.is_date32(kind) else values, pa.int64())
+    if unit == "ns":
+        return pc.cast(pc.floor(pc.divide(raw, 1000)), pa.int64())
+    factor = {"s": 10**6, "ms": 10**3, "us": 1}[unit] * (86_400 if pa.types.is_date32(kind) else 1)
+    near = pc.and_(pc.less_equal(raw, _LAST // factor), pc.greater_equal(raw, -_LAST // factor))
+    return pc.multiply(pc.if_else(near, raw, pa.scalar(None, pa.int64())), factor)
 
 
 def _decoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -202,10 +217,10 @@ def _text_of(value: bytes | None) -> str | None:
 
 
 def _listed(chunk: pa.Array, separator: str, missing: Sequence[str]) -> pa.ListArray:
-    found = chunk.cast(pa.list_(pa.string())) if is_list(chunk.type) else pc.split_pattern(chunk, separator)
-    flat = found.flatten()
+    found = chunk if is_list(chunk.type) else pc.split_pattern(chunk, separator)
+    flat = texts(pa.chunked_array([found.flatten()])).combine_chunks()
     absent = pc.is_in(flat, value_set=pa.array(["", *missing], pa.string()))
     kept = pc.and_(pc.is_valid(flat), pc.invert(absent)).to_numpy(zero_copy_only=False)
-    ends = np.cumsum(pc.fill_null(pc.list_value_length(found), 0).to_numpy())
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(found), 0).to_numpy(zero_copy_only=False))
     offsets = np.append(0, np.cumsum(kept))[np.append(0, ends)]
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat.filter(pa.array(kept)))

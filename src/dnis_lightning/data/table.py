@@ -71,7 +71,8 @@ class Table:
         self.multi_separator = multi_separator
         self._options = text_options(separator, columns, quoted, MISSING if missing is None else missing)
         if "multi" in self.roles.kinds.values() and multi_separator in ("", self._options.separator):
-            raise ConfigError(f"data.multi_separator={multi_separator!r}: it has to differ from data.separator")
+            wants = "expected one character or more, and not data.separator"
+            raise ConfigError(f"data.multi_separator={multi_separator!r}: {wants}")
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -100,8 +101,7 @@ class Table:
     @property
     def raw_form(self) -> RawForm:
         """What text in the files means, besides itself."""
-        file = self._files[0]
-        return RawForm(("",), None) if isinstance(file, ParquetTable) else RawForm(file.missing, self.multi_separator)
+        return RawForm(self._files[0].missing or ("",), self.multi_separator)
 
     def check_split(self, split: SplitName) -> None:
         """Raise ConfigError when a split needs a column that no key names: before any row is encoded."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dnis_lightning.data.delimited import BadRows, Rows
 from dnis_lightning.data.layout import Column
-from dnis_lightning.data.readings import clicks, is_list, is_missing, numbers, plain, texts, wholes
+from dnis_lightning.data.readings import clicks, is_bytes, is_list, is_missing, numbers, plain, texts, wholes
 from dnis_lightning.data.text import TextFile
 from dnis_lightning.errors import DataError
 
@@ -104,8 +104,7 @@ class ParquetTable:
             return Rows(pa.table(found), done)
         row = int(faulty.argmax())
         name = next(name for name, rows in wrong.items() if rows[row])
-        value, wants = raw[name][row].as_py(), columns[name].wants or _WANTED[columns[name].kind]
-        shown = "missing" if value is None else repr(value)
+        shown, wants = _shown(raw[name][row]), columns[name].wants or _WANTED[columns[name].kind]
         example = f"{self.file.path}, row {first + row}: {name} is {shown}, expected {wants}; mend or remove this row"
         if bad_rows == "error":
             raise DataError(example)
@@ -136,6 +135,25 @@ def _read(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 def _wrong(raw: pa.ChunkedArray, found: pa.ChunkedArray, column: Column) -> np.ndarray:
     """(R,) bool: which values are not as expected."""
     if is_list(raw.type):
-        return np.zeros(len(raw), dtype=bool)
+        return _with_no_text(raw)
     wrong = pc.and_(pc.is_null(found), pc.invert(is_missing(raw))) if column.optional else pc.is_null(found)
     return wrong.to_numpy()
+
+
+def _shown(value: pa.Scalar) -> str:
+    if not value.is_valid:
+        return "missing"
+    try:
+        return repr(value.as_py())
+    except OverflowError:  # Python's dates end sooner than Arrow's
+        return f"{value.value} {value.type}"
+
+
+def _with_no_text(lists: pa.ChunkedArray) -> np.ndarray:
+    """(R,) bool: which lists have a value that is no text in UTF-8."""
+    wrong = np.zeros(len(lists), dtype=bool)
+    if not is_bytes(lists.type.value_type):
+        return wrong
+    flat = pc.is_null(texts(pc.list_flatten(lists))).to_numpy()
+    wrong[pc.list_parent_indices(lists).to_numpy()[flat]] = True
+    return wrong
