@@ -14,7 +14,8 @@ import dnis_lightning
 
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
-    {"paths", "batch", "quantities", "errors", "reword", "keys"},
+    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory"},
+    {"lookup"},
     {"data", "blocks", "scheme", "folder", "arguments"},
     {"embedding", "interaction", "tasks"},
     {"recommender"},

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Distinct:
+    """The distinct features of a batch, U of them, perhaps others besides, in any order; and where they stand.
+
+    features (U,). places (B, C): the place among the features of each of the batch's ids. order (B·C,): the numbers of
+    the ids, flattened, sorted by place; starts (U,): where those of each place start.
+    """
+
+    features: Tensor
+    places: Tensor
+    order: Tensor
+    starts: Tensor
 
 
 @dataclass  # not frozen: Lightning writes converted tensors into a copy of it
@@ -20,6 +35,7 @@ class Batch:
     offsets (F + 1,) or None: field f has the columns offsets[f] … offsets[f + 1] − 1, whose products are summed; None
     means one each.
     total: rows of the *global* batch, of which these B are one rank's share; None means B.
+    distinct: the features that are in `ids`, each once; None = not worked out.
     """
 
     ids: Tensor
@@ -27,6 +43,7 @@ class Batch:
     values: Tensor | None = None
     offsets: Tensor | None = None
     total: int | None = None
+    distinct: Distinct | None = None
 
     @property
     def size(self) -> int:
@@ -38,6 +55,21 @@ class Batch:
         """The rows of the batch over all ranks; losses are sums divided by it."""
         return self.size if self.total is None else self.total
 
+    def there(self) -> Tensor | None:
+        """(B, C) bool: which columns hold a feature, if not all do: a number may be 0, but in a list 0 is its end."""
+        if self.offsets is None or self.values is None:
+            return None
+        widths = self.offsets.diff()
+        return (self.values != 0) | (widths.repeat_interleave(widths, output_size=self.values.shape[1]) == 1)
+
+    def times(self) -> Tensor | None:
+        """(U,) how often each of the distinct features occurs, float32; None where they are not known."""
+        there = self.there()
+        if self.distinct is None:
+            return None
+        weights = None if there is None else there.flatten().float()
+        return self.distinct.places.flatten().bincount(weights, minlength=len(self.distinct.features)).float()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -47,6 +79,7 @@ class Batch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        values = None if self.values is None else move(self.values)
-        offsets = None if self.offsets is None else move(self.offsets)
-        return Batch(move(self.ids), move(self.label), values, offsets, self.total)
+        moved: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.distinct is not None:
+            moved["distinct"] = Distinct(**{name: move(value) for name, value in vars(self.distinct).items()})
+        return replace(self, **moved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import EmbeddingTable, FirstOrder, fill_with_field_means
 from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.lookup import Gather, bag, gather, take
 from dnis_lightning.scheme import Scheme
 
 GATES = "selection.gates"
@@ -51,7 +52,8 @@ class FeatureSpace:
 class Prediction(NamedTuple):
     """Logits (B,), and what L2 looks at.
 
-    rows (B, C, K): before the gates, but after projections and thresholds. terms (B, C): of first order, or None.
+    rows (B, C, K), or (U, K) where the batch has its distinct features: before the gates, but after projections and
+    thresholds. terms (B, C) or (U,): of first order, or None.
     net: Σ ‖W‖² over the interaction's weight matrices; None where it has none, or no gradient is recorded. It is here
     and not in the objective, because the hypergradient needs it of weights that are not the module's own.
     """
@@ -93,21 +95,34 @@ class Recommender(nn.Module):
         """α (L, K), or None where the model has no selection layer."""
         return self.selection.gates if isinstance(self.selection, SoftSelection) else None
 
-    def forward(self, batch: Batch) -> Prediction:
-        """The logits of a batch, with the rows and terms that made them."""
-        rows = self.table(batch.ids)
-        gated = rows if self.selection is None else self.selection(rows, batch.ids)
-        logits = self.interaction(_pooled(gated, batch), batch)
-        terms = None if self.first_order is None else self.first_order(batch.ids)
+    def forward(self, batch: Batch, gather: Gather = gather) -> Prediction:
+        """The logits of a batch, with the rows and terms that made them.
+
+        gather: how rows are looked up; of a batch with its distinct features each is asked for once.
+        """
+        features = batch.ids if batch.distinct is None else batch.distinct.features
+        rows = self.table(features, gather)
+        gated = rows if self.selection is None else self.selection(rows, features)
+        logits = self._interacted(gated, batch)
+        terms = None if self.first_order is None else self.first_order(features, gather)
         if terms is not None:
-            logits = logits + (terms if batch.values is None else terms * batch.values).sum(-1)
+            logits = logits + _sum_of(terms, batch)
         if self.global_bias is not None:
             logits = logits + self.global_bias
         penalised = gated if isinstance(self.selection, SoftThreshold) else rows
-        there = _there(batch)
+        there = batch.there() if batch.distinct is None else None
         if there is not None:  # where a list has ended, there is nothing to shrink
             penalised, terms = penalised * there.unsqueeze(-1), None if terms is None else terms * there
         return Prediction(logits, penalised, terms, self._net() if torch.is_grad_enabled() else None)
+
+    def _interacted(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) of the interaction; rows (B, C, K), or (U, K) where the batch has its distinct features."""
+        if batch.distinct is None:
+            return self.interaction(_pooled(rows, batch), batch)
+        if batch.offsets is None and hasattr(self.interaction, "of_distinct"):
+            of_distinct: Callable[[Tensor, Batch], Tensor] = self.interaction.of_distinct  # type: ignore[assignment]
+            return of_distinct(rows, batch)
+        return self.interaction(_pooled(take(rows, batch.distinct), batch), batch)
 
     def fill_unseen(self) -> None:
         """Give features that no training row shows the mean row and the mean first-order term of their field."""
@@ -160,6 +175,13 @@ class Recommender(nn.Module):
         return torch.stack([matrix.square().sum() for matrix in matrices]).sum() if matrices else None
 
 
+def _sum_of(terms: Tensor, batch: Batch) -> Tensor:
+    """(B,) the terms (B, C), or (U,) of the distinct features, of each row, times the batch's values."""
+    if batch.distinct is not None:
+        return bag(terms.unsqueeze(-1), batch.distinct, batch.values).squeeze(-1)
+    return (terms if batch.values is None else terms * batch.values).sum(-1)
+
+
 def _pooled(rows: Tensor, batch: Batch) -> Tensor:
     """Rows (B, C, K) times the batch's values, summed over the columns of each field: (B, F, K)."""
     if batch.values is not None:
@@ -169,14 +191,6 @@ def _pooled(rows: Tensor, batch: Batch) -> Tensor:
     columns = torch.arange(rows.shape[1], device=rows.device)[:, None]
     is_of = (columns >= batch.offsets[:-1]) & (columns < batch.offsets[1:])
     return torch.einsum("bck,cf->bfk", rows, is_of.to(rows.dtype))
-
-
-def _there(batch: Batch) -> Tensor | None:
-    """(B, C) bool: the columns that hold a feature, if not all do: a number may be 0, but in a list 0 is its end."""
-    if batch.offsets is None or batch.values is None:
-        return None
-    widths = batch.offsets.diff()
-    return (batch.values != 0) | (widths.repeat_interleave(widths, output_size=batch.values.shape[1]) == 1)
 
 
 def tables_of(interaction: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -140,16 +141,23 @@ class Objective(nn.Module):
         terms: Tensor | None,
         total: int,
         net: Tensor | None = None,
+        times: Callable[[], Tensor | None] = lambda: None,
     ) -> Tensor:
         """The share of these rows in the loss of a global batch of `total` rows, a scalar.
 
-        Logits (B,), labels (B,), embedding rows (B, F, K), first-order terms (B, F) or None; net: Σ ‖W‖² or None.
+        Logits (B,), labels (B,), embedding rows (…, K), first-order terms (…) or None; net: Σ ‖W‖² or None. times: how
+        often each of the rows and terms counts (…), asked for when it matters; None = once.
         """
         loss = self.task.loss(logits, label, total)
+        counts = times() if self.l2 or self.l2_bias else None
         if self.l2:
-            loss = loss + self.l2 * rows.square().sum() / total
+            loss = loss + self.l2 * _total(rows.square().sum(-1), counts) / total
         if self.l2_bias and terms is not None:
-            loss = loss + self.l2_bias * terms.square().sum() / total
+            loss = loss + self.l2_bias * _total(terms.square(), counts) / total
         if self.l2_net and net is not None:
             loss = loss + self.l2_net * net * (len(label) / total)
         return loss
+
+
+def _total(squares: Tensor, times: Tensor | None) -> Tensor:
+    return squares.sum() if times is None else (squares * times).sum()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnis_lightning.lookup import Gather, gather
+
 
 class MixedTable(nn.Module):
     """N features in L blocks; block l is a table of its own, N_l × d_l, and gives rows of K dimensions.
@@ -52,15 +54,15 @@ class MixedTable(nn.Module):
         self.register_buffer("row_of", torch.as_tensor(row_of), persistent=False)
         self.register_buffer("mask", None)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows (B, F, copies · K) of the features `ids` (B, F); entries outside the mask are 0 and get no gradient."""
-        flat = ids.flatten()
+    def forward(self, features: Tensor, gather: Gather = gather) -> Tensor:
+        """Rows (…, copies · K) of features (…); entries outside the mask are 0 and get no gradient."""
+        flat = features.flatten()
         block_of = self.block_of[flat]
         order = block_of.argsort(stable=True)  # all rows of the first block, then of the second, …
         counts = block_of.bincount(minlength=len(self.block_dims)).tolist()
-        pieces = [self._widened(l, features) for l, features in enumerate(flat[order].split(counts))]
+        pieces = [self._widened(l, own, gather) for l, own in enumerate(flat[order].split(counts))]
         rows = torch.cat(pieces).index_select(0, order.argsort())
-        return rows.view(*ids.shape, self.copies * self.dims)
+        return rows.view(*features.shape, self.copies * self.dims)
 
     def parameters_by_feature(self) -> list[nn.Parameter]:
         """What is looked up by feature: the blocks."""
@@ -119,10 +121,10 @@ class MixedTable(nn.Module):
         for l, array in arrays.items():
             self.projections[str(l)].copy_(torch.from_numpy(array).view_as(self.projections[str(l)]))
 
-    def _widened(self, block: int, features: Tensor) -> Tensor:
+    def _widened(self, block: int, features: Tensor, gather: Gather) -> Tensor:
         """Rows (n, copies, K) of n features of one block."""
         d = self.block_dims[block]
-        rows = functional.embedding(self.row_of[features], self.blocks[block]).view(len(features), self.copies, d)
+        rows = gather(self.blocks[block], self.row_of[features]).view(len(features), self.copies, d)
         if self.mask is not None:
             rows = rows * self.mask[features].view(len(features), self.copies, self.dims)[..., :d]
         if str(block) in self.projections:

@@ -22,9 +22,9 @@ class SoftSelection(nn.Module):
         self.gates = nn.Parameter(torch.ones(blocks, dims), requires_grad=False)
         self.register_buffer("block_of", torch.as_tensor(block_of, dtype=torch.int64), persistent=False)
 
-    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Rows (B, F, K) of the features `ids` (B, F), each scaled by the gates of its block."""
-        return rows * functional.embedding(self.block_of[ids], self.gates)
+    def forward(self, rows: Tensor, features: Tensor) -> Tensor:
+        """Rows (…, K) of features (…), each scaled by the gates of its block."""
+        return rows * functional.embedding(self.block_of[features], self.gates)
 
     @torch.no_grad()
     def merge(self, table: Tensor) -> Tensor:

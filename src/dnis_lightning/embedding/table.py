@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from dnis_lightning.lookup import Gather, gather
 
 
 class EmbeddingTable(nn.Module):
-    """N features × K dimensions, of which a mask may keep only some entries.
-
-    Rows are gathered with `functional.embedding`, whose backward sums in a fixed order; indexing with `[]` does not.
-    """
+    """N features × K dimensions, of which a mask may keep only some entries."""
 
     mask: Tensor | None
 
@@ -24,10 +22,10 @@ class EmbeddingTable(nn.Module):
         nn.init.normal_(self.weight, std=std)
         self.register_buffer("mask", None)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows (B, F, K) of the features `ids` (B, F); entries outside the mask are 0 and get no gradient."""
-        rows = functional.embedding(ids, self.weight)
-        return rows if self.mask is None else rows * self.mask[ids]
+    def forward(self, features: Tensor, gather: Gather = gather) -> Tensor:
+        """Rows (…, K) of features (…); entries outside the mask are 0 and get no gradient."""
+        rows = gather(self.weight, features)
+        return rows if self.mask is None else rows * self.mask[features]
 
     def parameters_by_feature(self) -> list[nn.Parameter]:
         """What is looked up by feature: the one table."""
@@ -70,9 +68,9 @@ class FirstOrder(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(features, 1))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Weights (B, F) of the features `ids` (B, F)."""
-        return functional.embedding(ids, self.weight).squeeze(-1)
+    def forward(self, features: Tensor, gather: Gather = gather) -> Tensor:
+        """Weights (…) of features (…)."""
+        return gather(self.weight, features).squeeze(-1)
 
 
 @torch.no_grad()

@@ -32,9 +32,9 @@ class SoftThreshold(nn.Module):
         self.s = nn.Parameter(torch.full(shape, float(start)))
         self.register_buffer("left", torch.zeros(features, dims, dtype=torch.bool))
 
-    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Rows (B, F, K) of the features `ids` (B, F), each entry less its threshold."""
-        s = functional.embedding(ids, self.s) if len(self.s) > 1 else self.s
+    def forward(self, rows: Tensor, features: Tensor) -> Tensor:
+        """Rows (…, K) of features (…), each entry less its threshold."""
+        s = functional.embedding(features, self.s) if len(self.s) > 1 else self.s
         return rows.sign() * functional.relu(rows.abs() - s.sigmoid())
 
     @torch.no_grad()

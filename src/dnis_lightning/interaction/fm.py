@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.lookup import bag
 
 
 class FM(nn.Module):
@@ -23,5 +24,17 @@ class FM(nn.Module):
         """Logits (B,) from rows (B, F, K)."""
         square_of_sum = rows.sum(1).square()
         sum_of_squares = rows.square().sum(1)
+        return self._reduced(0.5 * (square_of_sum - sum_of_squares))
+
+    def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from the rows (U, K) of distinct features, times the batch's values; no (B, F, K) is built."""
+        assert batch.distinct is not None, "the rows are those of the distinct features"
+        values = batch.values
+        square_of_sum = bag(rows, batch.distinct, values).square().sum(-1)
+        squares = rows.square().sum(-1, keepdim=True)
+        sum_of_squares = bag(squares, batch.distinct, None if values is None else values.square()).squeeze(-1)
         pairs = 0.5 * (square_of_sum - sum_of_squares)
+        return pairs / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else pairs
+
+    def _reduced(self, pairs: Tensor) -> Tensor:
         return pairs.mean(-1) if self.reduce == "mean" and pairs.shape[-1] else pairs.sum(-1)

@@ -37,7 +37,7 @@ class SplitsDataModule(L.LightningDataModule):
         self.rows, self.paired, self.shortest = rows, paired, shortest
 
     def train_dataloader(self) -> CombinedLoader:
-        """Shuffled batches, a new order each pass."""
+        """Shuffled batches with their distinct features, a new order each pass."""
         loaders = {"train": self._loader(*self.weight_parts(), shuffle=True, seed=self.seed)}
         if self.paired:
             loaders["search"] = self._loader("search", shuffle=True, seed=self.seed + 1)
@@ -84,4 +84,5 @@ class SplitsDataModule(L.LightningDataModule):
             seed=seed,
             rank=rank,
             world=world,
+            distinct=shuffle,
         )

@@ -1,0 +1,86 @@
+"""Rows of distinct features, and the sums over them, against plain indexing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnis_lightning.batch import Batch, Distinct
+from dnis_lightning.lookup import Deduplicator, bag, take, with_distinct
+from dnis_lightning.recommender import Recommender
+from dnis_lightning.tasks import Objective, Rating
+from tests.conftest import random_batch
+
+OFFSETS = (0, 4, 9, 12)
+
+
+def small(rng: np.random.Generator) -> tuple[Tensor, Distinct, Tensor]:
+    """Rows (6, 3) that need gradients, places (5, 4) of which row 5 is none, weights (5, 4)."""
+    rows = torch.from_numpy(rng.normal(size=(6, 3))).requires_grad_()
+    batch = Batch(torch.from_numpy(rng.integers(0, 5, (5, 4))), torch.zeros(5))
+    (batch,) = with_distinct([batch], lambda features: torch.arange(6))
+    return rows, batch.distinct, torch.from_numpy(rng.normal(size=(5, 4)))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_are_taken_and_summed_as_by_indexing(weighted: bool, rng: np.random.Generator) -> None:
+    rows, distinct, weights = small(rng)
+    places = distinct.places
+    given = weights if weighted else None
+    torch.testing.assert_close(take(rows, distinct), rows[places])
+    factors = weights if weighted else torch.ones_like(weights)
+    torch.testing.assert_close(bag(rows, distinct, given), (rows[places] * factors.unsqueeze(-1)).sum(1))
+    for function in (lambda x: take(x, distinct), lambda x: bag(x, distinct, given)):
+        assert torch.autograd.gradcheck(lambda x: function(x).tanh(), rows)  # noqa: B023
+        assert torch.autograd.gradgradcheck(lambda x: function(x).tanh(), rows)  # noqa: B023
+
+
+def test_batches_share_the_features_of_both(rng: np.random.Generator) -> None:
+    one, other = (random_batch(rng, OFFSETS, rows) for rows in (3, 2))
+    first, second = with_distinct([one, other])
+    assert torch.equal(first.distinct.features, second.distinct.features)
+    assert first.distinct.features.tolist() == sorted({*one.ids.flatten().tolist(), *other.ids.flatten().tolist()})
+    for batch, shared in ((one, first), (other, second)):
+        assert torch.equal(shared.distinct.features[shared.distinct.places], batch.ids)
+    (alone,) = with_distinct([one])
+    assert alone.distinct.features.tolist() == sorted(set(one.ids.flatten().tolist()))
+    assert with_distinct([alone])[0] is alone
+    (more,) = with_distinct([one], lambda features: torch.arange(12))
+    assert more.distinct.features.tolist() == list(range(12))
+    assert torch.equal(more.distinct.places, one.ids)
+
+
+def test_a_deduplicator_finds_each_feature_once(rng: np.random.Generator) -> None:
+    find = Deduplicator(OFFSETS[-1])
+    for rows in (7, 3, 0):
+        batch = random_batch(rng, OFFSETS, rows)
+        found = find(batch).distinct
+        assert sorted(found.features.tolist()) == sorted(set(batch.ids.flatten().tolist()))
+        assert torch.equal(found.features[found.places], batch.ids)
+        ends = [*found.starts[1:].tolist(), batch.ids.numel()]
+        for feature, start, end in zip(found.features.tolist(), found.starts.tolist(), ends, strict=False):
+            where = found.order[start:end].tolist()
+            assert where == sorted(where)
+            assert where == np.flatnonzero(batch.ids.numpy().ravel() == feature).tolist()
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_distinct_features_change_neither_loss_nor_gradients(
+    values: bool, small_fm: Recommender, rng: np.random.Generator
+) -> None:
+    batch = random_batch(rng, OFFSETS, 30, values=values)
+    objective = Objective(Rating(), l2=0.1, l2_bias=0.05)
+    found = []
+    (own,), (all_of_them,) = with_distinct([batch]), with_distinct([batch], lambda features: torch.arange(12))
+    for one in (batch, own, all_of_them, Deduplicator(12)(batch)):
+        small_fm.zero_grad()
+        told = small_fm(one)
+        loss = objective(told.logits, one.label, told.rows, told.terms, one.size, told.net, one.times)
+        loss.backward()
+        gradients = [p.grad.clone() for p in small_fm.parameters() if p.grad is not None]
+        found.append([loss.detach(), told.logits.detach(), *gradients])
+    for other in found[1:]:
+        for expected, tensor in zip(found[0], other, strict=True):
+            torch.testing.assert_close(tensor, expected)
