@@ -269,7 +269,11 @@ MISTAKES = {
     "gates of none": (["search=none", "search.rates=[2]", "prune=gates"], r"prune=gates: search=none has no gates"),
     "trial": (["search.trial=1"], r"search\.trial=1: search=dnis has trials 0 to 0"),
     "least epochs": (["search.search_epochs=3"], r"search\.least_epochs: 5 of search\.search_epochs=3"),
-    "optimizer": (["+optimizer.node.weight_decay=-1"], r"optimizer: torch\.optim\.Adam does not take this \(.*-1\)"),
+    "optimizer": (["+optimizer.node.betas=[0.9,0.5]"], r"optimizer: \S*LazyAdam does not take this \(betas=0\.9, 0\.5"),
+    "by row": (
+        ["optimizer=adam", "optimizer.by_row=true"],
+        r"optimizer\.by_row=true: torch\.optim\.Adam does not step by row",
+    ),
     "divergence": (["search=none", "optimizer.lr=1e10"], r"training diverged|is no finite number: training diverged"),
     "min_count": (["data.min_count=100000"], r"data\.min_count=100000: no feature occurs that often"),
     "no group": (["search=null"], r"Config group override"),

@@ -262,7 +262,7 @@ def test_the_papers_tables_have_its_settings(table: str) -> None:
         assert (settings.search.base_dim, settings.search.blocks, settings.data.batch_size) == (64, blocks, 4096)
         assert settings.search.rates == (rates if search == "dnis" else [])
         assert settings.optimizer.lr == settings.optimizer.node["lr"] == 1e-3
-        assert settings.optimizer.node["_target_"] == "torch.optim.Adam"
+        assert settings.optimizer.node["_target_"] == "dnis_lightning.training.lazy_adam.LazyAdam"
     gates = check_config(composed(f"experiment={table}", "search=dnis")).search.method
     assert (gates["gates_lr"], gates["gates_optimizer"], gates["gates_lr_per"]) == (1e-2, "adam", "step")
     methods = [

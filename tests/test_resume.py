@@ -73,7 +73,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(moment: str, unbroken, tmp_path: P
 
 
 def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
-    arguments = (*LONGER, EVERY_STEPS, "model=mlp", "model.dropout=0.3", "model.batch_norm=true")
+    arguments = (*LONGER, EVERY_STEPS, "model=mlp", "model.dropout=0.3", "model.batch_norm=true", "optimizer=lazy_adam")
     folder, unbroken = result_of(dnis(tmp_path, *arguments))
     folder.rename(tmp_path / "away")
     killed = kill_when(tmp_path, "search: epoch 9:", arguments)

@@ -24,6 +24,7 @@ from dnis_lightning.search.trial import Stopping
 from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import TASKS, Objective, Task
 from dnis_lightning.training.fit_module import WeightStep
+from dnis_lightning.training.lazy_adam import LazyAdam
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,12 @@ def check_method(settings: Settings) -> None:
     fields = len(construct(settings.data.source).fields)
     build_interaction(settings.model.interaction, fields=fields, dims=settings.search.base_dim)
     try:
-        weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
+    if settings.optimizer.by_row and not isinstance(optimizer, LazyAdam):
+        name = settings.optimizer.node["_target_"]
+        raise ConfigError(f"optimizer.by_row=true: {name} does not step by row; take optimizer=lazy_adam")
     if budgets(settings) or settings.prune.thresholds:
         _check_pruning(settings, gated=method.gated, projected=method.projected)
     if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
@@ -157,7 +161,9 @@ def make_objective(settings: Settings) -> Objective:
 def weight_step(settings: Settings) -> WeightStep:
     """How the weights move."""
     chosen = settings.optimizer
-    return WeightStep(instantiate(chosen.node), chosen.clip_norm, chosen.plateau_factor, chosen.plateau_patience)
+    return WeightStep(
+        instantiate(chosen.node), chosen.clip_norm, chosen.plateau_factor, chosen.plateau_patience, chosen.by_row
+    )
 
 
 def budgets(settings: Settings) -> list[Budget]:

@@ -98,6 +98,7 @@ class OptimizerSettings(_Group):
     clip_norm: Positive | None
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Whole | None
+    by_row: bool
     node: Node
 
 

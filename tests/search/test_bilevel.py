@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.lookup import with_distinct
 from dnis_lightning.recommender import Prediction, Recommender
 from dnis_lightning.search.bilevel import hypergradient, normalise
 from dnis_lightning.tasks import Objective, Rating
@@ -20,7 +21,7 @@ OFFSETS = (0, 4, 9, 12)
 
 def train_loss(prediction: Prediction, batch: Batch) -> Tensor:
     return Objective(Rating(), l2=0.1, l2_bias=0.05)(
-        prediction.logits, batch.label, prediction.rows, prediction.terms, batch.size
+        prediction.logits, batch.label, prediction.rows, prediction.terms, batch.size, times=batch.times
     )
 
 
@@ -63,6 +64,30 @@ def test_hypergradient_equals_central_differences(
     )
     numeric = central_differences(small_fm, train, held_out, xi)
     assert float((exact - numeric).norm() / numeric.norm()) <= 1e-6
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["categorical", "with-values"])
+@pytest.mark.parametrize("xi", [0.0, 0.05, 0.5])
+def test_the_rows_of_both_batches_are_enough(
+    small_fm: Recommender, rng: np.random.Generator, xi: float, values: bool
+) -> None:
+    train, held_out = (random_batch(rng, OFFSETS, rows, values=values) for rows in (4, 3))
+    kinds = {"train_loss": train_loss, "held_out_loss": held_out_loss, "xi": xi}
+    expected = hypergradient(small_fm, train=train, held_out=held_out, **kinds)
+    train, held_out = with_distinct([train, held_out])
+    assert len(train.distinct.features) < OFFSETS[-1]
+    torch.testing.assert_close(hypergradient(small_fm, train=train, held_out=held_out, **kinds), expected)
+    for table in small_fm.tables():
+        table.requires_grad_(False)
+    seen = []
+
+    def peek(parameter: Tensor, rows: Tensor) -> Tensor:
+        seen.append(parameter)
+        return parameter.index_select(0, rows)
+
+    found = hypergradient(small_fm, train=train, held_out=held_out, peek=peek, **kinds)
+    torch.testing.assert_close(found, expected)
+    assert all(one is other for one, other in zip(seen, small_fm.tables(), strict=True))
 
 
 def test_the_second_order_term_matters(small_fm: Recommender, rng: np.random.Generator) -> None:

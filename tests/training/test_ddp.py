@@ -19,9 +19,14 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["recommender"]
 
 
-@pytest.mark.parametrize("xi", [0.0, 0.05], ids=["first-order", "second-order"])
-def test_two_ranks_end_where_one_ends(xi: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("xi", "optimizer"),
+    [(0.0, "adam"), (0.05, "adam"), (0.05, "lazy_adam")],
+    ids=["first-order", "second-order", "by-row"],
+)
+def test_two_ranks_end_where_one_ends(xi: float, optimizer: str, tmp_path: Path) -> None:
     arguments = (*TINY_DNIS, f"search.xi={xi}", "data.batch_size=500", "trainer.precision=64-true")
+    arguments += (f"optimizer={optimizer}",)
     one, alone = result_of(dnis(tmp_path, *arguments))
     two, together = result_of(dnis(tmp_path, *arguments, *TWO))
     assert one != two

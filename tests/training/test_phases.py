@@ -14,14 +14,16 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.interaction.mf import MF
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.trial import GateStep, Phase, Stopping
+from dnis_lightning.search.trial import GateStep, GradualStep, Phase, Stopping, ThresholdStep
 from dnis_lightning.tasks import Objective, Rating
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.fit_module import WeightStep
 from dnis_lightning.training.journal import Journal
+from dnis_lightning.training.lazy_adam import LazyAdam
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -65,6 +67,32 @@ def model_for(prepared: Prepared, *, gated: bool = False) -> Recommender:
     if gated:
         model.selection = SoftSelection(np.arange(offsets[-1]) % 2, 2, 4)
     return model
+
+
+THRESHOLDS = ThresholdStep(kept=1, start=-8.0, lr=0.5, decay=0.01, granularity="dimension")
+BY_ROW = {
+    "fit": Phase("fit", "train", Stopping(4, 9), plateau=True),
+    "first order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.0)),
+    "second order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1)),
+    "tables only": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1), tables_only=True),
+    "gradual": Phase("gradual", "train", Stopping(3, 9), gradual=GradualStep(kept=80, entries=320, epochs=2)),
+    "thresholds": Phase("learn", "train", Stopping(3, 9), thresholds=THRESHOLDS),
+}
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_stepping_by_row_ends_where_the_whole_table_does(name: str, source: Synthetic, tmp_path: Path) -> None:
+    prepared, phase = prepared_with("three_way", source, tmp_path), BY_ROW[name]
+    ends = []
+    for optimizer, by_row in ((ADAM, False), (partial(LazyAdam, lr=0.01), True)):
+        model = model_for(prepared, gated=phase.gate_step is not None)
+        if phase.thresholds is not None:
+            model.selection = SoftThreshold(model.space.features, 4, granularity="dimension")
+        step = WeightStep(optimizer, clip_norm=0.05, plateau_patience=0, by_row=by_row)
+        runner(prepared, tmp_path / str(by_row), step).fit(phase.name, phase, model, keep_weights=False)
+        ends.append(model.weights())
+    for key, expected in ends[0].items():
+        assert torch.allclose(ends[1][key], expected, rtol=1e-3, atol=1e-4), key
 
 
 @pytest.mark.parametrize("split", ["three_way", "paper", "authors", "time"])

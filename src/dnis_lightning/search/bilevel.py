@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.lookup import Gather, gather
 from dnis_lightning.recommender import GATES, Prediction, Recommender
 
 Loss = Callable[[Prediction, Batch], Tensor]
@@ -32,18 +34,22 @@ def hypergradient(
     held_out_loss: Loss,
     xi: float,
     reduce: Reduce = lambda tensor: tensor,
+    peek: Gather | None = None,
 ) -> Tensor:
     """Equation 7: ∇_α L_val(Θ', α) − ξ ∇²_{α,Θ} L_train(Θ, α) · ∇_{Θ'} L_val(Θ', α), with Θ' = Θ − ξ ∇_Θ L_train(Θ, α).
 
     Θ' is one plain gradient step on the train batch; with ξ = 0 (first order) it is Θ and the second term vanishes.
     Weights that the search holds fixed (`requires_grad` is off) are no part of Θ, and stay where they are in Θ'.
     Dropout and batch statistics are frozen meanwhile. Returns (L, K). Raises AttributeError for a model without gates.
+
+    peek: gives copies of rows of tables (`requires_grad` is off), which then are all that Θ has of them: no other row
+    has a part in the result. Both batches need the same distinct features, on all ranks; with ξ = 0, held_out its own.
     """
     gates = model.get_parameter(GATES).detach().requires_grad_()
     with frozen(model), torch.enable_grad():
         if xi == 0:
-            return reduce(_first_order(model, gates, held_out, held_out_loss))
-        return _second_order(model, gates, train, held_out, train_loss, held_out_loss, xi, reduce)
+            return reduce(_first_order(model, gates, held_out, held_out_loss, peek or gather))
+        return _second_order(model, gates, train, held_out, train_loss, held_out_loss, xi, reduce, peek)
 
 
 def normalise(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -51,9 +57,9 @@ def normalise(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
     return gradient / (gradient.abs().mean(dim=1, keepdim=True) + epsilon)
 
 
-def _first_order(model: Recommender, gates: Tensor, held_out: Batch, loss: Loss) -> Tensor:
-    weights = {name: weight.detach() for name, weight in model.named_parameters() if name != GATES}
-    value = loss(_predict(model, weights, gates, held_out), held_out)
+def _first_order(model: Recommender, gates: Tensor, held_out: Batch, loss: Loss, gather: Gather) -> Tensor:
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    value = loss(_predict(model, weights, gates, held_out, gather), held_out)
     return torch.autograd.grad(value, gates)[0]
 
 
@@ -66,18 +72,29 @@ def _second_order(
     held_out_loss: Loss,
     xi: float,
     reduce: Reduce,
+    peek: Gather | None,
 ) -> Tensor:
-    held = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad and name != GATES}
     weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
-    value = train_loss(_predict(model, held | weights, gates, train), train)
-    local = torch.autograd.grad(value, list(weights.values()), create_graph=True, materialize_grads=True)
+    rows: dict[Any, Tensor] = {}
+
+    def looked_up(parameter: Tensor, features: Tensor) -> Tensor:
+        if peek is None:
+            return gather(parameter, features)
+        if parameter not in rows:
+            rows[parameter] = peek(parameter, features).detach().requires_grad_()
+        return rows[parameter]
+
+    value = train_loss(_predict(model, weights, gates, train, looked_up), train)
+    moved: dict[Any, Tensor] = {**weights, **rows}
+    local = torch.autograd.grad(value, list(moved.values()), create_graph=True, materialize_grads=True)
 
     # Θ' = Θ − ξ ∇_Θ L_train, the gradient summed over all ranks
     ahead = {
         name: (weight - xi * reduce(gradient.detach())).detach().requires_grad_()
-        for (name, weight), gradient in zip(weights.items(), local, strict=True)
+        for (name, weight), gradient in zip(moved.items(), local, strict=True)
     }
-    value = held_out_loss(_predict(model, held | ahead, gates, held_out), held_out)
+    rows = {parameter: ahead[parameter] for parameter in rows}
+    value = held_out_loss(_predict(model, {n: ahead[n] for n in weights}, gates, held_out, looked_up), held_out)
     direct, *vector = torch.autograd.grad(value, [gates, *ahead.values()], materialize_grads=True)
 
     # ∇²_{α,Θ} L_train · v as the gradient of ⟨∇_Θ L_train, v⟩: no matrix is ever built
@@ -86,8 +103,10 @@ def _second_order(
     return reduce(direct - xi * mixed)
 
 
-def _predict(model: Recommender, weights: Mapping[str, Tensor], gates: Tensor, batch: Batch) -> Prediction:
-    return functional_call(model, {**weights, GATES: gates}, (batch,))
+def _predict(
+    model: Recommender, weights: Mapping[str, Tensor], gates: Tensor, batch: Batch, gather: Gather
+) -> Prediction:
+    return functional_call(model, {**weights, GATES: gates}, (batch, gather))
 
 
 @contextmanager

@@ -9,12 +9,15 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.lookup import gather, with_distinct
 from dnis_lightning.recommender import GATES, Prediction, Recommender
 from dnis_lightning.tasks import Objective
+from dnis_lightning.training.lazy_adam import LazyAdam
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter] | Iterable[dict[str, Any]]], Optimizer]
 
@@ -23,6 +26,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter] | Iterable[dict[str, Any]]],
 class WeightStep:
     """How Θ moves: the optimizer, gradient clipping by norm, a learning rate lowered on plateaus of the select metric.
 
+    by_row: the optimizer is a `LazyAdam`, and moves the rows of tables that a batch looks up.
     clip_norm: None for no clipping. plateau_patience: after more than so many epochs in a row without a better select
     metric the rate is multiplied by plateau_factor; None keeps the rate.
     """
@@ -31,6 +35,7 @@ class WeightStep:
     clip_norm: float | None = None
     plateau_factor: float = 0.5
     plateau_patience: int | None = None
+    by_row: bool = False
 
 
 class FitModule(L.LightningModule):
@@ -58,8 +63,12 @@ class FitModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for Θ, with its plateau schedule if there is one."""
-        optimizer = self.step.optimizer([p for p in self.recommender.parameters() if p.requires_grad])
-        return self._with_schedule(optimizer)
+        return self._with_schedule(self.step.optimizer(self.weight_groups()))
+
+    def weight_groups(self) -> list[dict[str, Any]]:
+        """Θ in the optimizer's groups: what is stepped by row, then all else that is trained."""
+        dense = {"params": [p for p in self.recommender.parameters() if p.requires_grad]}
+        return [{"params": self.recommender.tables(), "by_row": True}, dense] if self.step.by_row else [dense]
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step on Θ."""
@@ -67,21 +76,36 @@ class FitModule(L.LightningModule):
 
     def descend_weights(self, batch: Batch) -> None:
         """Θ ← Θ − η ∇_Θ L_train(Θ, α), as the optimizer takes it."""
-        optimizer = self._weight_optimizer()
-        loss = self.training_loss(self.recommender(batch), batch)
+        optimizer, lazy = self._weight_optimizer(), self.lazy
+        if lazy is not None:
+            (batch,) = self.with_distinct(batch)
         optimizer.zero_grad()
-        self.manual_backward(
-            loss * self.trainer.world_size
-        )  # DDP averages over ranks what the global count already divides
+        loss = self.training_loss(self.recommender(batch, gather if lazy is None else lazy.gather), batch)
+        # DDP averages over ranks what the global count already divides
+        self.manual_backward(loss * self.trainer.world_size)
+        if lazy is not None and self.trainer.world_size > 1:
+            self._average_rows(lazy)
         if self.step.clip_norm is not None:
-            self.clip_gradients(optimizer, self.step.clip_norm, "norm")
+            dense = [p for p in self.recommender.parameters() if p.requires_grad]  # α has a gradient of its own
+            torch.nn.utils.clip_grad_norm_(dense if lazy is None else dense + lazy.taken(), self.step.clip_norm)
         optimizer.step()
         self.add_up("train/loss", loss)
+
+    def with_distinct(self, *batches: Batch) -> list[Batch]:
+        """The batches with their distinct features: those of all of them, on all ranks."""
+        return with_distinct(batches, self._of_all_ranks if self.trainer.world_size > 1 else None)
+
+    @property
+    def lazy(self) -> LazyAdam | None:
+        """The optimizer, where it steps by row."""
+        optimizer = self._weight_optimizer()
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        return optimizer if isinstance(optimizer, LazyAdam) else None
 
     def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """The objective with L2, this rank's share."""
         logits, rows, terms, net = prediction
-        return self.objective(logits, batch.label, rows, terms, batch.global_size, net)
+        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""
@@ -89,8 +113,14 @@ class FitModule(L.LightningModule):
             self.metrics.update(self.recommender(batch).logits.float(), batch.label)
 
     def on_validation_epoch_start(self) -> None:
-        """Features that no training row shows get the mean of their field."""
+        """All rows come up to date, and features that no training row shows get the mean of their field."""
+        self.settle()
         self.recommender.fill_unseen()
+
+    def settle(self) -> None:
+        """Bring rows that the last steps left alone to where they would be now."""
+        if self.lazy is not None:
+            self.lazy.settle()
 
     def on_validation_epoch_end(self) -> None:
         """Reports `select/…` and lowers the learning rate on a plateau."""
@@ -135,6 +165,23 @@ class FitModule(L.LightningModule):
         if self.device.type == "cuda" and "cuda_rng" in checkpoint:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"], self.device)
 
+    def _of_all_ranks(self, features: Tensor) -> Tensor:
+        """Features (U,) of this rank and of all others, each once."""
+        counts = [torch.zeros((), dtype=torch.int64, device=features.device) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(counts, torch.tensor(len(features), device=features.device))
+        most = max(int(count) for count in counts)
+        padded = functional.pad(features, (0, most - len(features)))
+        found = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(found, padded)
+        return torch.unique(torch.cat([one[: int(count)] for one, count in zip(found, counts, strict=True)]))
+
+    def _average_rows(self, lazy: LazyAdam) -> None:
+        """What DDP does for all other gradients."""
+        for leaf in lazy.taken():
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            torch.distributed.all_reduce(leaf.grad)
+            leaf.grad /= self.trainer.world_size
+
     def _weight_optimizer(self) -> Any:
         optimizers = self.optimizers()
         return optimizers[0] if isinstance(optimizers, list) else optimizers
@@ -148,4 +195,6 @@ class FitModule(L.LightningModule):
     def _choose_trainable(self, tables_only: bool) -> None:
         tables = {id(parameter) for parameter in self.recommender.tables()}
         for name, parameter in self.recommender.named_parameters():
-            parameter.requires_grad_(name != GATES and (not tables_only or id(parameter) in tables))
+            by_feature = id(parameter) in tables
+            alone = by_feature and self.step.by_row  # a leaf of its rows has the gradient, and DDP leaves it alone
+            parameter.requires_grad_(name != GATES and not alone and (by_feature or not tables_only))

@@ -34,6 +34,7 @@ class GradualModule(FitModule):
         super().training_step(batch, batch_idx)
         step = self.trainer.global_step
         if step <= self.last and (step % self.every == 0 or step == self.last):
+            self.settle()
             table = self.recommender.table
             table.keep(table.entries(), largest(table.entries(), kept_at(self.gradual, step / self.last), table.kept()))
 
@@ -69,14 +70,17 @@ class ThresholdModule(FitModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for Θ and s, with a learning rate for each."""
-        weights = [p for p in self.recommender.parameters() if p.requires_grad and p is not self.selection.s]
+        groups = self.weight_groups()
+        for group in groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter is not self.selection.s]
         of_s: dict[str, Any] = {"params": [self.selection.s], "lr": self.lr, "weight_decay": self.thresholds.decay}
-        return self._with_schedule(self.step.optimizer([{"params": weights}, of_s]))
+        return self._with_schedule(self.step.optimizer([*groups, of_s]))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step on Θ and s; now and then a count of what is left."""
         super().training_step(batch, batch_idx)
         if self.trainer.global_step % self.every == 0 and not self.arrived:
+            self.settle()
             table = self.recommender.table
             self.selection.note_if_few(table.entries(), self.thresholds.kept, table.kept())
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.lookup import with_distinct
 from dnis_lightning.recommender import Prediction, Recommender
 from dnis_lightning.search.bilevel import hypergradient, normalise
 from dnis_lightning.search.trial import GateStep
@@ -46,10 +47,17 @@ class SearchModule(FitModule):
 
     def descend_gates(self, train: Batch, search: Batch) -> None:
         """α ← clip(α − η_α · norm(∇_α L_search(Θ − ξ ∇_Θ L_train, α)), 0, 1): lines 7 to 9."""
+        lazy = self.lazy
+        if lazy is not None:
+            if self.gate_step.xi:
+                train, search = self.with_distinct(train, search)
+            else:
+                (search,) = with_distinct([search])
         gradient = hypergradient(
             self.recommender,
             train=train,
             held_out=search,
+            peek=None if lazy is None else lazy.peek,
             train_loss=self.training_loss,
             held_out_loss=self.held_out_loss,
             xi=self.gate_step.xi,

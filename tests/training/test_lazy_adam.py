@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnis_lightning.training.lazy_adam import LazyAdam
+
+FEATURES, DIMS = 40, 3
+
+
+def batches(rng: np.random.Generator, steps: int) -> list[tuple[Tensor, Tensor]]:
+    """Distinct rows, few of them often and most seldom, and a target for each."""
+    found = []
+    for _ in range(steps):
+        rows = np.unique(np.minimum(rng.zipf(1.2, 5) - 1, FEATURES - 1))
+        found.append((torch.from_numpy(rows), torch.from_numpy(rng.normal(size=(len(rows), DIMS)))))
+    return found
+
+
+def table(rng: np.random.Generator, *, trained: bool) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(rng.normal(size=(FEATURES, DIMS))), requires_grad=trained)
+
+
+def descend(optimizer: LazyAdam, weight: nn.Parameter, rows: Tensor, target: Tensor) -> None:
+    optimizer.zero_grad()
+    (optimizer.gather(weight, rows) - target).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+def test_rows_that_slept_are_where_dense_adam_has_them(betas: tuple[float, float]) -> None:
+    dense, lazy = (table(np.random.default_rng(0), trained=trained) for trained in (True, False))
+    expected = torch.optim.Adam([dense], lr=1e-2, betas=betas)
+    found = LazyAdam([{"params": [lazy], "by_row": True}], lr=1e-2, betas=betas)
+    for step, (rows, target) in enumerate(batches(np.random.default_rng(1), 900)):
+        if step == 400:  # a plateau
+            found.settle()
+            for optimizer in (expected, found):
+                optimizer.param_groups[0]["lr"] /= 2
+        if step % 100 == 0:
+            torch.testing.assert_close(found.peek(lazy, torch.arange(FEATURES)), dense.detach(), rtol=0, atol=1e-5)
+        expected.zero_grad()
+        (dense[rows] - target).square().mean().backward()
+        expected.step()
+        descend(found, lazy, rows, target)
+    assert not torch.allclose(lazy, dense.detach(), rtol=0, atol=1e-5)
+    found.settle()
+    torch.testing.assert_close(lazy, dense.detach(), rtol=0, atol=1e-5)
+
+
+def test_without_catching_up_it_is_sparse_adam() -> None:
+    dense, lazy = (table(np.random.default_rng(0), trained=trained) for trained in (True, False))
+    expected = torch.optim.SparseAdam([dense], lr=1e-2)
+    found = LazyAdam([{"params": [lazy], "by_row": True}], lr=1e-2, catch_up=False)
+    for rows, target in batches(np.random.default_rng(1), 50):
+        expected.zero_grad()
+        (nn.functional.embedding(rows, dense, sparse=True) - target).square().mean().backward()
+        expected.step()
+        descend(found, lazy, rows, target)
+    found.settle()
+    torch.testing.assert_close(lazy, dense.detach(), rtol=0, atol=1e-6)  # ε is scaled otherwise
+
+
+def test_all_that_is_not_by_row_is_adam() -> None:
+    one, other = (table(np.random.default_rng(0), trained=True) for _ in range(2))
+    expected, found = torch.optim.Adam([one], lr=1e-2), LazyAdam([other], lr=1e-2)
+    for rows, target in batches(np.random.default_rng(1), 50):
+        for weight, optimizer in ((one, expected), (other, found)):
+            optimizer.zero_grad()
+            looked_up = found.gather(weight, rows) if weight is other else weight[rows]
+            (looked_up - target).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(one, other)
+
+
+def test_it_goes_on_from_its_state() -> None:
+    weight = table(np.random.default_rng(0), trained=False)
+    optimizer = LazyAdam([{"params": [weight], "by_row": True}])
+    steps = batches(np.random.default_rng(1), 60)
+    for rows, target in steps[:30]:
+        descend(optimizer, weight, rows, target)
+    again = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    resumed = LazyAdam([{"params": [again], "by_row": True}])
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for rows, target in steps[30:]:
+        descend(optimizer, weight, rows, target)
+        descend(resumed, again, rows, target)
+    assert torch.equal(weight, again)
+
+
+def test_a_table_without_columns_is_no_fault() -> None:
+    weight = nn.Parameter(torch.empty(5, 0), requires_grad=False)
+    optimizer = LazyAdam([{"params": [weight], "by_row": True}])
+    (optimizer.gather(weight, torch.tensor([1, 3])).sum() + 0).backward()
+    optimizer.step()
+    optimizer.settle()
+
+
+def test_betas_for_which_there_is_no_sum() -> None:
+    with pytest.raises(ValueError, match="the first has to be below the root of the second"):
+        LazyAdam([nn.Parameter(torch.zeros(1))], betas=(0.9, 0.5))
