@@ -45,7 +45,7 @@ format: install ## put the code into the house's form
 	$(BIN)/ruff format .
 
 bench: install ## time training, search and loading on this machine (writes outputs/bench)
-	$(BIN)/python -m benchmarks.speed $(ARGS)
+	$(BIN)/python -m benchmarks.speed $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 results: install ## the runs behind docs/results.md (an hour or more; DNIS_DATA names the folder of the raw data)
 	$(BIN)/python -m benchmarks.results $(ARGS)
