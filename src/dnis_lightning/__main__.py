@@ -12,9 +12,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 def main() -> None:
     """Compose the configuration and run the job or the sweep; exits with 1 and a sentence on a user's mistake."""
     from dnis_lightning.command import execute
-    from dnis_lightning.memory import keep_freed_memory
 
-    keep_freed_memory()
     sys.exit(execute())
 
 

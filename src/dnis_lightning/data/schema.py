@@ -143,9 +143,10 @@ def _remark(
         return "equals the label: does it leak?"
     if column.taken_as == "numeric" or said:
         return ""
-    if is_text(values.type) and _share(pc.match_substring_regex(there := without_missing(values), _NUMBER)) >= _NEARLY:
-        others = len(there) - pc.sum(pc.cast(pc.match_substring_regex(there, _NUMBER), pa.int64())).as_py()
-        if others:
+    if is_text(values.type):
+        are_numbers = pc.match_substring_regex(without_missing(values), _NUMBER)
+        others = pc.sum(pc.invert(are_numbers)).as_py()
+        if others and _share(are_numbers) >= _NEARLY:
             return f"all but {others:,} are numbers: data.numeric=[{name}] takes it for numbers, the rest for bad rows"
     if column.distinct >= _NEARLY * rows:
         nearly = "" if column.distinct == rows else "nearly "

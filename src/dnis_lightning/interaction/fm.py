@@ -24,7 +24,8 @@ class FM(nn.Module):
         """Logits (B,) from rows (B, F, K)."""
         square_of_sum = rows.sum(1).square()
         sum_of_squares = rows.square().sum(1)
-        return self._reduced(0.5 * (square_of_sum - sum_of_squares))
+        pairs = 0.5 * (square_of_sum - sum_of_squares)
+        return pairs.mean(-1) if self.reduce == "mean" and pairs.shape[-1] else pairs.sum(-1)
 
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values; no (B, F, K) is built."""
@@ -35,6 +36,3 @@ class FM(nn.Module):
         sum_of_squares = bag(squares, batch.distinct, None if values is None else values.square()).squeeze(-1)
         pairs = 0.5 * (square_of_sum - sum_of_squares)
         return pairs / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else pairs
-
-    def _reduced(self, pairs: Tensor) -> Tensor:
-        return pairs.mean(-1) if self.reduce == "mean" and pairs.shape[-1] else pairs.sum(-1)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adam import adam
 
+from dnis_lightning.lookup import gather
+
 _TERMS = 256
 """How many steps back the sum of momenta is worked out: 0.9^256 is 2e-12."""
 
@@ -64,7 +66,7 @@ class LazyAdam(Optimizer):
         """
         group = self._group_of(parameter)
         if group is None:
-            return nn.functional.embedding(rows, parameter)
+            return gather(parameter, rows)
         self._taken[parameter] = taken = self._take(parameter, rows, group)
         return taken.values.requires_grad_()
 
