@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.batch import Batch, Distinct
-from dnis_lightning.lookup import Deduplicator, bag, take, with_distinct
+from dnis_lightning.interaction.fm import FM
+from dnis_lightning.interaction.mf import MF
+from dnis_lightning.lookup import Deduplicator, bag, pairs, take, with_distinct
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.tasks import Objective, Rating
 from tests.conftest import random_batch
@@ -35,6 +37,24 @@ def test_rows_are_taken_and_summed_as_by_indexing(weighted: bool, rng: np.random
     for function in (lambda x: take(x, distinct), lambda x: bag(x, distinct, given)):
         assert torch.autograd.gradcheck(lambda x: function(x).tanh(), rows)  # noqa: B023
         assert torch.autograd.gradgradcheck(lambda x: function(x).tanh(), rows)  # noqa: B023
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_pairs_are_all_products_of_two_columns(columns: int, weighted: bool, rng: np.random.Generator) -> None:
+    rows, distinct, weights = small(rng)
+    (batch,) = with_distinct([Batch(distinct.places[:, :columns].long(), torch.zeros(5))], lambda f: torch.arange(6))
+    own = weights[:, :columns] if weighted else torch.ones(5, columns, dtype=torch.float64)
+    x = rows[batch.distinct.places] * own.unsqueeze(-1)
+    every = [(x[:, c] * x[:, d]).sum(-1) for c in range(columns) for d in range(c)]
+    expected = sum(every, torch.zeros(5, dtype=torch.float64))
+
+    def found(rows: Tensor) -> Tensor:
+        return pairs(rows, batch.distinct, own if weighted else None)
+
+    torch.testing.assert_close(found(rows), expected)
+    assert torch.autograd.gradcheck(lambda x: found(x).tanh(), rows)
+    assert torch.autograd.gradgradcheck(lambda x: found(x).tanh(), rows)
 
 
 def test_batches_share_the_features_of_both(rng: np.random.Generator) -> None:
@@ -67,10 +87,13 @@ def test_a_deduplicator_finds_each_feature_once(rng: np.random.Generator) -> Non
 
 
 @pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("kind", [FM, MF])
 def test_distinct_features_change_neither_loss_nor_gradients(
-    values: bool, small_fm: Recommender, rng: np.random.Generator
+    kind: type[FM | MF], reduce: str, values: bool, small_fm: Recommender, rng: np.random.Generator
 ) -> None:
-    batch = random_batch(rng, OFFSETS, 30, values=values)
+    batch = random_batch(rng, OFFSETS if kind is FM else (0, 5, 12), 30, values=values)
+    small_fm.interaction = FM(reduce) if kind is FM else MF(2, reduce)
     objective = Objective(Rating(), l2=0.1, l2_bias=0.05)
     found = []
     (own,), (all_of_them,) = with_distinct([batch]), with_distinct([batch], lambda features: torch.arange(12))

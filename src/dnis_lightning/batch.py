@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ class Distinct:
     places: Tensor
     order: Tensor
     starts: Tensor
+
+    @cached_property
+    def rows_in_order(self) -> Tensor:
+        """(B·C,) the row of the batch of each number in `order`."""
+        return torch.div(self.order, self.places.shape[1], rounding_mode="floor")
 
 
 @dataclass  # not frozen: Lightning writes converted tensors into a copy of it
@@ -81,5 +87,5 @@ class Batch:
     def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
         moved: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         if self.distinct is not None:
-            moved["distinct"] = Distinct(**{name: move(value) for name, value in vars(self.distinct).items()})
+            moved["distinct"] = Distinct(*(move(getattr(self.distinct, one.name)) for one in fields(self.distinct)))
         return replace(self, **moved)

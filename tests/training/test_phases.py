@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.prepare import Prepared, prepare
@@ -29,17 +30,18 @@ from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 ADAM = partial(torch.optim.Adam, lr=0.01)
 
 
-class Noted(MF):
+class Noted(nn.Module):
     """Matrix factorisation with dropout that notes in which mode its rows came."""
 
     def __init__(self) -> None:
-        super().__init__(2)
+        super().__init__()
+        self.product = MF(2)
         self.modes: list[bool] = []
 
     def forward(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
         if torch.is_grad_enabled() and rows.requires_grad:
             self.modes.append(self.training)
-        return super().forward(torch.nn.functional.dropout(rows, 0.1, self.training), batch)
+        return self.product(nn.functional.dropout(rows, 0.1, self.training), batch)
 
 
 @pytest.fixture(scope="module")

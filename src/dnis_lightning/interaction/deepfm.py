@@ -36,3 +36,7 @@ class DeepFM(nn.Module):
     def forward(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from rows (B, F, K)."""
         return self.pairs(rows, batch) + self.tower(rows.flatten(1)).squeeze(-1)
+
+    def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""
+        return self.pairs.of_distinct(rows, batch) + self.tower.of_distinct(rows, batch).squeeze(-1)

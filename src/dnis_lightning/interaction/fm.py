@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.lookup import bag
+from dnis_lightning.lookup import pairs
 
 
 class FM(nn.Module):
@@ -30,9 +30,5 @@ class FM(nn.Module):
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values; no (B, F, K) is built."""
         assert batch.distinct is not None, "the rows are those of the distinct features"
-        values = batch.values
-        square_of_sum = bag(rows, batch.distinct, values).square().sum(-1)
-        squares = rows.square().sum(-1, keepdim=True)
-        sum_of_squares = bag(squares, batch.distinct, None if values is None else values.square()).squeeze(-1)
-        pairs = 0.5 * (square_of_sum - sum_of_squares)
-        return pairs / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else pairs
+        found = pairs(rows, batch.distinct, batch.values)
+        return found / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else found

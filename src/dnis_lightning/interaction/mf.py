@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.lookup import pairs
 
 
 class MF(nn.Module):
@@ -26,3 +27,9 @@ class MF(nn.Module):
         """Logits (B,) from rows (B, 2, K)."""
         product = rows[:, 0] * rows[:, 1]
         return product.mean(-1) if self.reduce == "mean" and product.shape[-1] else product.sum(-1)
+
+    def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from the rows (U, K) of distinct features, times the batch's values; no (B, 2, K) is kept."""
+        assert batch.distinct is not None, "the rows are those of the distinct features"
+        found = pairs(rows, batch.distinct, batch.values)
+        return found / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else found

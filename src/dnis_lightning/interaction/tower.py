@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dnis_lightning.batch import Batch
+from dnis_lightning.lookup import take
 from dnis_lightning.quantities import Count
 
 Hidden = Literal["paper", "authors"] | list[Count]
@@ -76,6 +79,15 @@ class Tower(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, outputs) from (B, inputs)."""
         return self.layers(inputs)
+
+    def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
+        """(B, outputs) from the rows (U, K) of distinct features, times the batch's values, one after the other."""
+        assert batch.distinct is not None, "the rows are those of the distinct features"
+        if batch.values is not None:
+            return self((take(rows, batch.distinct) * batch.values.unsqueeze(-1)).flatten(1))
+        kind = rows.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None  # as the first layer has it
+        return self(take(rows, batch.distinct, low).flatten(1))
 
 
 def _layer(inputs: int, outputs: int, dropout: float, batch_norm: bool) -> Iterator[nn.Module]:

@@ -27,3 +27,7 @@ class WideDeep(nn.Module):
     def forward(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from rows (B, F, K)."""
         return self.tower(rows.flatten(1)).squeeze(-1)
+
+    def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""
+        return self.tower.of_distinct(rows, batch).squeeze(-1)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.loader import Loader
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.lookup import Deduplicator
 from dnis_lightning.search.trial import Rows
 
 
@@ -18,8 +19,8 @@ class SplitsDataModule(L.LightningDataModule):
     """Streams one phase's rows: `train` batches for the weights and, if `paired`, `search` batches for the gates.
 
     Training batches are dicts {"train": Batch} or {"train": Batch, "search": Batch}; validation is the select split.
-    batch_size: rows of the global batch. shortest: an epoch ends with the shorter loader (default: with the longer,
-    while the shorter starts over).
+    All come with their distinct features. batch_size: rows of the global batch. shortest: an epoch ends with the
+    shorter loader (default: with the longer, while the shorter starts over).
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class SplitsDataModule(L.LightningDataModule):
         super().__init__()
         self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
         self.rows, self.paired, self.shortest = rows, paired, shortest
+        self._deduplicator = Deduplicator(prepared.vocabulary.features)
 
     def train_dataloader(self) -> CombinedLoader:
-        """Shuffled batches with their distinct features, a new order each pass."""
+        """Shuffled batches, a new order each pass."""
         loaders = {"train": self._loader(*self.weight_parts(), shuffle=True, seed=self.seed)}
         if self.paired:
             loaders["search"] = self._loader("search", shuffle=True, seed=self.seed + 1)
@@ -84,5 +86,5 @@ class SplitsDataModule(L.LightningDataModule):
             seed=seed,
             rank=rank,
             world=world,
-            distinct=shuffle,
+            deduplicator=self._deduplicator,
         )

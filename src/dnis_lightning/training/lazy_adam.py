@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch.optim.adam import adam
 
 from dnis_lightning.lookup import gather
 
-_TERMS = 256
-"""How many steps back the sum of momenta is worked out: 0.9^256 is 2e-12."""
+_AT_ONCE = 1 << 12
+"""Rows that are brought up to date at a time."""
+_VANISHED = 1e-30
+"""What is left of momentum after so long a sleep is nothing: most of it would be too small for fast arithmetic."""
 
 
 class _Taken(NamedTuple):
@@ -76,7 +79,7 @@ class LazyAdam(Optimizer):
         group = self._group_of(parameter)
         if group is None or not group["catch_up"]:
             return parameter.index_select(0, rows)
-        return self._take(parameter, rows, group).values
+        return self._take(parameter, rows, group, decayed=False).values
 
     def taken(self) -> list[Tensor]:
         """The values of the rows that were taken since the last step; the next takes their gradients."""
@@ -112,7 +115,8 @@ class LazyAdam(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"] if group["by_row"] and group["catch_up"] else ():
                 state = self._state(parameter, by_row=True)
-                for rows in torch.arange(len(parameter), device=parameter.device).split(1 << 16):
+                for start in range(0, len(parameter), _AT_ONCE):
+                    rows = torch.arange(start, min(start + _AT_ONCE, len(parameter)), device=parameter.device)
                     behind = rows[state["last"][rows] < state["step"].to(state["last"].dtype)]
                     self._put(parameter, self._take(parameter, behind, group), state)
 
@@ -168,13 +172,18 @@ class LazyAdam(Optimizer):
             maximize=False,
         )
 
-    def _take(self, parameter: Tensor, rows: Tensor, group: dict[str, Any]) -> _Taken:
+    def _take(self, parameter: Tensor, rows: Tensor, group: dict[str, Any], *, decayed: bool = True) -> _Taken:
+        """Rows as they would be now; their moments too, or if not `decayed`, nothing of use in their place."""
         state = self._state(parameter, by_row=True)
         whole = (parameter.detach(), state["exp_avg"], state["exp_avg_sq"])
         taken = _Taken(rows, *(tensor.index_select(0, rows) for tensor in whole))
         if group["catch_up"]:
             step, last = int(state["step"]), state["last"].index_select(0, rows)
-            self._sleeps_of(group["betas"]).end(taken, last, step, group["lr"], group["eps"])
+            sleeps = self._sleeps_of(group["betas"])
+            root = taken.exp_avg_sq.sqrt() if decayed else taken.exp_avg_sq.sqrt_()
+            sleeps.drift(taken, root, last, step, group["lr"], group["eps"])
+            if decayed:
+                sleeps.decay(taken, last, step)
         return taken
 
     def _put(self, parameter: nn.Parameter, taken: _Taken, state: dict[str, Tensor]) -> None:
@@ -183,7 +192,7 @@ class LazyAdam(Optimizer):
             (state["exp_avg"], taken.exp_avg),
             (state["exp_avg_sq"], taken.exp_avg_sq),
         ):
-            whole.index_copy_(0, taken.rows, part)
+            _in_words(whole).index_copy_(0, taken.rows, _in_words(part))
         state["last"].index_fill_(0, taken.rows, int(state["step"]))
 
     def _state(self, parameter: Tensor, *, by_row: bool) -> dict[str, Tensor]:
@@ -206,62 +215,64 @@ class LazyAdam(Optimizer):
         return self._sleeps[betas]
 
 
+def _in_words(rows: Tensor) -> Tensor:
+    """The same memory in the largest units that a row divides into: it is copied unit by unit."""
+    size = rows.shape[1] * rows.element_size()
+    units = [dtype for dtype in (torch.complex128, torch.float64) if size and size % dtype.itemsize == 0]
+    return rows.view(units[0]) if units else rows
+
+
 class _Sleeps:
     """What rows do while they sleep.
 
     After step s a row has moments m, v; with no gradient, step s + j moves it by lr c_{s+j} β₁^j m / (√(β₂^j v) + ε')
-    with c_t = √(1 − β₂^t) / (1 − β₁^t). The steps to t together are lr m / (√v + ε') Σ_j r^j c_{s+j}, r = β₁ / √β₂: at
-    each t a number for each length of sleep; and where it is so long that r^j has vanished, one for each s.
+    with c_t = √(1 − β₂^t) / (1 − β₁^t). The steps to t together are lr m / (√v + ε') (A_s − r^{t−s} A_t) with
+    A_s = Σ_{j ≥ 1} r^j c_{s+j}, r = β₁ / √β₂: a number for each s, and three powers for each length of sleep.
     """
 
     def __init__(self, beta1: float, beta2: float) -> None:
         self.beta1, self.beta2, self.ratio = beta1, beta2, beta1 / math.sqrt(beta2)
-        self._after, self._decays = torch.empty(0), torch.empty(0, 2)
-        self._last: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
+        self._sums = self._ratios = self._decays1 = self._decays2 = torch.empty(0, dtype=torch.float64)
+        self._last: tuple[Tensor, int, torch.dtype, tuple[Tensor, ...]] | None = None
 
-    def end(self, taken: _Taken, last: Tensor, step: int, lr: float, eps: float) -> None:
-        """Do to taken rows, in place, what the steps from `last` (U,) to `step` would have done."""
-        drift, decay1, decay2 = self._factors(last, step)
-        if taken.values.dtype == torch.float64:
-            drift, decay1, decay2 = (factor.double() for factor in (drift, decay1, decay2))
-        root = taken.exp_avg_sq.sqrt().add_(eps * math.sqrt(1 - self.beta2 ** max(step, 1)))
-        taken.values.addcmul_(taken.exp_avg / root, drift, value=-lr)
+    def drift(self, taken: _Taken, root: Tensor, last: Tensor, step: int, lr: float, eps: float) -> None:
+        """Move taken rows, in place, as the steps from `last` (U,) to `step` would have done; root: √v, used up."""
+        drift, _, _ = self._factors(last, step, taken.values.dtype)
+        root.add_(eps * math.sqrt(1 - self.beta2 ** max(step, 1))).div_(drift)
+        taken.values.addcdiv_(taken.exp_avg, root, value=-lr)
+
+    def decay(self, taken: _Taken, last: Tensor, step: int) -> None:
+        """Let their moments decay as long, in place."""
+        _, decay1, decay2 = self._factors(last, step, taken.values.dtype)
         taken.exp_avg.mul_(decay1)
         taken.exp_avg_sq.mul_(decay2)
 
-    def _factors(self, last: Tensor, step: int) -> tuple[Tensor, ...]:
+    def _factors(self, last: Tensor, step: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """(U, 1) each: the sum, β₁^Δ, β₂^Δ. Tables that are looked up together slept alike: once is enough for them."""
-        if self._last is not None and self._last[1] == step and torch.equal(self._last[0], last):
-            return self._last[2]
+        known = self._last
+        if known is not None and known[1:3] == (step, dtype) and torch.equal(known[0], last):
+            return known[3]
         self._extend(step, last.device)
-        slept = (step - last).long()
-        until = torch.from_numpy(self._sums_until(step)).to(last.device, torch.float32)
-        drift = torch.where(slept <= _TERMS, until[slept.clamp(max=_TERMS)], self._after[last.long()])
-        decays = self._decays[slept]
-        self._last = last, step, (drift[:, None], decays[:, :1], decays[:, 1:])
-        return self._last[2]
+        slept = step - last
+        drift = self._sums.index_select(0, last) - self._ratios.index_select(0, slept) * self._sums[step]
+        factors = drift, self._decays1.index_select(0, slept), self._decays2.index_select(0, slept)
+        self._last = last, step, dtype, tuple(factor.to(dtype).unsqueeze(1) for factor in factors)
+        return self._last[3]
 
     def _extend(self, step: int, device: torch.device) -> None:
         """Make the tables long enough for this step."""
-        if len(self._after) <= step or self._after.device != device:
-            steps = np.arange(2 * step + 1024)
-            self._after = torch.from_numpy(self._sums_after(steps)).to(device, torch.float32)
-            decays = np.stack([self.beta1**steps, self.beta2**steps], axis=1)
-            self._decays = torch.from_numpy(decays).to(device, torch.float32)
+        if len(self._sums) > step and self._sums.device == device:
+            return
+        steps = np.arange(1 << max(step.bit_length(), 10))  # the same after a resume
+        decays1 = self.beta1**steps
+        decays1[decays1 < _VANISHED] = 0
+        tables = self._sums_after(len(steps)), self.ratio**steps, decays1, self.beta2**steps
+        self._sums, self._ratios, self._decays1, self._decays2 = (torch.from_numpy(t).to(device) for t in tables)
 
-    def _sums_until(self, step: int) -> np.ndarray:
-        """(_TERMS + 1,) for each length of sleep that ends with `step`."""
-        back = np.arange(_TERMS)
-        terms = self._correction(step - back) * self.ratio**-back
-        return np.append(0.0, np.cumsum(terms)) * self.ratio ** np.arange(_TERMS + 1)
-
-    def _sums_after(self, last: np.ndarray) -> np.ndarray:
-        """For each of some consecutive steps, that of a sleep without end that begins after it."""
-        corrections = self._correction(np.arange(last[0] + 1, last[-1] + _TERMS + 1))
-        weights = self.ratio ** np.arange(1, _TERMS + 1)
-        return np.convolve(corrections, weights[::-1], "valid")
-
-    def _correction(self, steps: np.ndarray) -> np.ndarray:
-        """c_t, 0 where there is no such step."""
-        t = np.maximum(steps, 1)
-        return np.where(steps > 0, np.sqrt(-np.expm1(t * np.log(self.beta2))) / -np.expm1(t * np.log(self.beta1)), 0.0)
+    def _sums_after(self, steps: int) -> np.ndarray:
+        """A_0 … A_{steps−1}, by A_s = r (c_{s+1} + A_{s+1}) from so late on that nothing of its start is left."""
+        beyond = math.ceil(math.log(_VANISHED) / math.log(self.ratio)) if self.ratio else 0
+        t = np.arange(1, steps + beyond + 1)
+        corrections = np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
+        back = accumulate(corrections[::-1].tolist(), lambda after, c: self.ratio * (c + after), initial=0.0)
+        return np.array(list(back)[::-1][:steps])
