@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from dnis_lightning.interaction.dcn import DCN
+from dnis_lightning.interaction.deepfm import DeepFM
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.lookup import Deduplicator
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from tests.conftest import random_batch
 
@@ -81,6 +87,26 @@ def test_weights_round_trip_with_their_mask(small_fm: Recommender, rng: np.rando
     assert torch.equal(other(batch).logits, small_fm(batch).logits)
     small_fm.table.weight.data.zero_()
     assert not torch.equal(weights["table.weight"], small_fm.table.weight), "weights() is a copy"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("kind", [DeepFM, DCN])
+def test_compiled_code_computes_the_same(kind: type[DeepFM | DCN], rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    plain = Recommender(FeatureSpace(OFFSETS), kind(3, 4), dims=4, std=0.5)
+    compiled = copy.deepcopy(plain)
+    compiled.compile_interaction()
+    for rows in (16, 16, 7):
+        batch = Deduplicator(OFFSETS[-1])(random_batch(rng, OFFSETS, rows))
+        found = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            logits = model(batch).logits
+            logits.square().sum().backward()
+            found.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        for expected, tensor in zip(*found, strict=True):
+            torch.testing.assert_close(tensor, expected)
 
 
 def test_two_tables_make_rows_and_gates_twice_as_wide() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -93,10 +95,17 @@ def blocks_of(settings: Settings, prepared: Prepared) -> Blocks:
 
 
 def check_machine(settings: Settings) -> None:
-    """Raise ConfigError when the devices asked for are not there: before any data is read."""
+    """Raise ConfigError when the devices or the compiler asked for are not there: before any data is read."""
     there, asked = torch.cuda.device_count(), settings.trainer.devices
     if settings.trainer.accelerator == "gpu" and there < asked:
         raise ConfigError(f"trainer.accelerator=gpu: {asked} asked for, torch sees {there} CUDA GPUs; take trainer=cpu")
+    variable, language, usual = ("CC", "C", "gcc") if settings.trainer.accelerator == "gpu" else ("CXX", "C++", "g++")
+    compiler = os.environ.get(variable, usual)
+    if settings.trainer.compile and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"trainer.compile=true: torch.compile needs a {language} compiler, there is no {compiler}; install one, "
+            f"name it in {variable}, or take trainer.compile=false"
+        )
 
 
 def check_method(settings: Settings) -> None:

@@ -124,6 +124,17 @@ class Recommender(nn.Module):
             return of_distinct(rows, batch)
         return self.interaction(_pooled(take(rows, batch.distinct), batch), batch)
 
+    def compile_interaction(self) -> None:
+        """Let torch.compile make code of the interaction when it is first used: of its parts, where these are called.
+
+        Batches of each size have their own, so that it does not depend on which comes first. That of other models is
+        forgotten: there may not be much in a process.
+        """
+        torch.compiler.reset()
+        whole = not hasattr(self.interaction, "of_distinct")
+        for part in (self.interaction,) if whole else self.interaction.children():
+            part.compile(dynamic=False)
+
     def fill_unseen(self) -> None:
         """Give features that no training row shows the mean row and the mean first-order term of their field."""
         unseen, bounds = self.space.unseen, self.space.bounds_of_unseen()

@@ -265,6 +265,7 @@ def _trainer_options(settings: Settings) -> TrainerOptions:
         trainer.devices,
         trainer.strategy,
         trainer.precision,
+        trainer.compile,
         trainer.checkpoint_every_n_steps,
         progress,
     )

@@ -111,6 +111,7 @@ class TrainerSettings(_Group):
     precision: Literal["32-true", "bf16-mixed", "64-true"]
     max_epochs: Count
     patience: Count
+    compile: bool
     checkpoint_every_n_steps: Count
     progress: Literal["auto"] | bool
     threads: Count | None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.interaction.mlp import MLP
 from dnis_lightning.lookup import with_distinct
-from dnis_lightning.recommender import Prediction, Recommender
+from dnis_lightning.recommender import FeatureSpace, Prediction, Recommender
 from dnis_lightning.search.bilevel import hypergradient, normalise
 from dnis_lightning.tasks import Objective, Rating
 from tests.conftest import random_batch
@@ -88,6 +92,38 @@ def test_the_rows_of_both_batches_are_enough(
     found = hypergradient(small_fm, train=train, held_out=held_out, peek=peek, **kinds)
     torch.testing.assert_close(found, expected)
     assert all(one is other for one, other in zip(seen, small_fm.tables(), strict=True))
+
+
+@pytest.mark.parametrize("xi", [0.0, 0.05])
+def test_under_autocast_the_weights_are_those_of_now(xi: float, rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    model = Recommender(FeatureSpace(OFFSETS), MLP(3, 4, [5]), dims=4, std=0.5)
+    model.selection = SoftSelection(rng.integers(0, 3, 12), 3, 4)
+    batches = {name: random_batch(rng, OFFSETS, 8) for name in ("train", "held_out")}
+    batches = {name: replace(batch, label=batch.label.float()) for name, batch in batches.items()}
+    losses = {"train_loss": train_loss, "held_out_loss": held_out_loss}
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batches["train"]).logits.sum().backward()
+        with torch.no_grad():
+            for parameter in model.interaction.parameters():
+                parameter.mul_(-2).add_(0.1)
+        found = hypergradient(model, **batches, **losses, xi=xi)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(found, hypergradient(model, **batches, **losses, xi=xi))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("xi", [0.0, 0.05])
+def test_compiled_models_have_the_same_hypergradient(xi: float, rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    model = Recommender(FeatureSpace(OFFSETS), MLP(3, 4, [5]), dims=4, std=0.5).double()
+    model.selection = SoftSelection(rng.integers(0, 3, 12), 3, 4).double()
+    batches = {name: with_distinct([random_batch(rng, OFFSETS, 8)])[0] for name in ("train", "held_out")}
+    losses = {"train_loss": train_loss, "held_out_loss": held_out_loss}
+    expected = hypergradient(model, **batches, **losses, xi=xi)
+    model.compile_interaction()
+    torch.testing.assert_close(hypergradient(model, **batches, **losses, xi=xi), expected)
 
 
 def test_the_second_order_term_matters(small_fm: Recommender, rng: np.random.Generator) -> None:

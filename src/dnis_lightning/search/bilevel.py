@@ -49,7 +49,8 @@ def hypergradient(
     with frozen(model), torch.enable_grad():
         if xi == 0:
             return reduce(_first_order(model, gates, held_out, held_out_loss, peek or gather))
-        return _second_order(model, gates, train, held_out, train_loss, held_out_loss, xi, reduce, peek)
+        with torch.compiler.set_stance("force_eager"):  # compiled code has no second derivatives
+            return _second_order(model, gates, train, held_out, train_loss, held_out_loss, xi, reduce, peek)
 
 
 def normalise(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -58,6 +59,7 @@ def normalise(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 
 def _first_order(model: Recommender, gates: Tensor, held_out: Batch, loss: Loss, gather: Gather) -> Tensor:
+    # detached: of leaves, autocast would have copies from before the last step
     weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     value = loss(_predict(model, weights, gates, held_out, gather), held_out)
     return torch.autograd.grad(value, gates)[0]

@@ -31,13 +31,15 @@ log = logging.getLogger(__name__)
 class TrainerOptions:
     """Where and how Lightning trains; names as in `lightning.Trainer`.
 
-    checkpoint_every_n_steps: how often `last.ckpt` is written. progress: show a bar.
+    compile: torch.compile the interaction. checkpoint_every_n_steps: how often `last.ckpt` is written. progress: show a
+    bar.
     """
 
     accelerator: str = "cpu"
     devices: int = 1
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
     checkpoint_every_n_steps: int = 500
     progress: bool = False
 
@@ -91,6 +93,8 @@ class PhaseRunner:
         resumes = self.journal.begin(name)
         torch.manual_seed(self._seed_of(name))  # dropout, too, does not depend on what a kill has cut short
         model.train()
+        if self.options.compile:
+            model.compile_interaction()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
             data = self._data(name, phase)
