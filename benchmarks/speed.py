@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dnis_lightning.recommender import Recommender
 
 DIMS, BATCH, BLOCKS = 64, 4096, 10
-WARM = 4
+WARM = 5
 """Steps that are not timed."""
 OUTPUT = Path("outputs/bench")
 
@@ -75,9 +75,12 @@ CASES = [
 ]
 CASES += [
     Case("criteo", "deepfm", "bf16", 60),
-    Case("criteo", "fm", "loader", 200),
-    Case("movielens", "mf", "loader", 400),
+    Case("criteo", "deepfm", "compiled", 60),
+    *(Case("criteo", "fm", mode, 200) for mode in ("loader", "distinct", "nothing")),
+    *(Case("movielens", "mf", mode, 400) for mode in ("loader", "distinct", "nothing")),
 ]
+ALONE = {"loader", "distinct", "nothing"}
+"""Modes that have no reference: batches; batches with their distinct features; training whose steps do nothing."""
 CASES += [Case("criteo", "fm", mode, 24, dims=dims) for dims in (16, 128) for mode in ("reference", "lazy")]
 CASES += [Case("criteo", "fm", mode, 24, batch=batch) for batch in (1024, 16384) for mode in ("reference", "lazy")]
 CASES += [
@@ -103,7 +106,7 @@ def main() -> None:
     wanted = [case for case in cases if given.only in case.name]
     if not wanted:
         sys.exit(f"--only {given.only}: there is no such case, only {', '.join(case.name for case in cases)}")
-    references = {case.reference for case in wanted if case.mode != "loader"}
+    references = {case.reference for case in wanted if case.mode not in ALONE}
     wanted = [case for case in cases if case in wanted or case.name in references]
     with tempfile.TemporaryDirectory() as folder:
         at = given.at or Path(folder)
@@ -125,7 +128,7 @@ def _lines(cases: list[Case], rounds: int, at: Path, small: bool) -> Iterator[di
     for case in cases:
         told = medians[case.name]
         seconds = told["seconds_per_step"]
-        reference = None if case.mode == "loader" else medians.get(case.reference)
+        reference = None if case.mode in ALONE else medians.get(case.reference)
         yield {
             "name": case.name,
             "data": case.data,
@@ -134,7 +137,7 @@ def _lines(cases: list[Case], rounds: int, at: Path, small: bool) -> Iterator[di
             "device": "cpu",
             "batch": case.batch,
             "dims": case.dims,
-            "precision": "bf16-mixed" if case.mode == "bf16" else "32-true",
+            "precision": _options(case)["precision"],
             "samples_per_second": case.batch / seconds,
             "ratio_to_reference": None if reference is None else reference["seconds_per_step"] / seconds,
             **told,
@@ -160,7 +163,7 @@ def _measure(case: Case, at: Path, small: bool) -> dict[str, float]:
     if case.mode != "reference":  # as a run does
         keep_freed_memory()
     prepared = _prepared(case.data, at, small)
-    measure = {"reference": _reference, "loader": _load}.get(case.mode, _fit)
+    measure = {"reference": _reference, "loader": _load, "distinct": _load}.get(case.mode, _fit)
     seconds, cpu = measure(case, prepared)
     return {
         "seconds_per_step": seconds,
@@ -212,7 +215,7 @@ def _fit(case: Case, prepared: Prepared) -> tuple[float, float]:
 
     from dnis_lightning.search.trial import GateStep, Phase, Stopping
     from dnis_lightning.tasks import Objective, Rating
-    from dnis_lightning.training.fit_module import WeightStep
+    from dnis_lightning.training.fit_module import FitModule, WeightStep
     from dnis_lightning.training.journal import Journal
     from dnis_lightning.training.lazy_adam import LazyAdam
     from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
@@ -227,23 +230,28 @@ def _fit(case: Case, prepared: Prepared) -> tuple[float, float]:
     lazy = partial(LazyAdam, lr=1e-3, catch_up=case.mode != "standing")
     step = WeightStep(dense if case.mode == "adam" else lazy, by_row=case.mode != "adam")
     gates = GateStep(xi=0.001 if case.mode == "search2" else 0.0) if case.mode.startswith("search") else None
+    if case.mode == "nothing":
+        FitModule.training_step = lambda self, batch, batch_idx: None  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         runner = PhaseRunner(
             _cut(prepared, case),
             Objective(Rating()),
             step,
-            TrainerOptions(
-                checkpoint_every_n_steps=10**9, precision="bf16-mixed" if case.mode == "bf16" else "32-true"
-            ),
+            TrainerOptions(checkpoint_every_n_steps=10**9, **_options(case)),
             Journal(Path(folder) / "last.ckpt"),
             batch_size=case.batch,
             seed=0,
             on_row=lambda rows: None,
-            callbacks=[Ticking()],
+            callbacks=lambda: [Ticking()],
         )
         phase = Phase("fit", "train", Stopping(1, 1), gates)
         runner.fit("fit", phase, _model(case, prepared, gated=gates is not None), keep_weights=False)
     return clock.per_step()
+
+
+def _options(case: Case) -> dict[str, Any]:
+    low = case.mode in ("bf16", "compiled")
+    return {"precision": "bf16-mixed" if low else "32-true", "compile": case.mode == "compiled"}
 
 
 def _cut(prepared: Prepared, case: Case) -> Prepared:
@@ -257,6 +265,7 @@ def _cut(prepared: Prepared, case: Case) -> Prepared:
 
 def _model(case: Case, prepared: Prepared, *, gated: bool) -> Recommender:
     from dnis_lightning.blocks import make_blocks
+    from dnis_lightning.data.arrays import forget
     from dnis_lightning.embedding.selection import SoftSelection
     from dnis_lightning.interaction.deepfm import DeepFM
     from dnis_lightning.interaction.fm import FM
@@ -271,6 +280,7 @@ def _model(case: Case, prepared: Prepared, *, gated: bool) -> Recommender:
     model = Recommender(FeatureSpace(tuple(offsets)), interaction, dims=case.dims)
     if gated:
         blocks = make_blocks(vocabulary.frequency, vocabulary.field_of, blocks=BLOCKS)
+        forget(vocabulary.frequency)
         model.selection = SoftSelection(blocks.block_of, blocks.count, case.dims)
     return model
 
@@ -317,8 +327,10 @@ def _load(case: Case, prepared: Prepared) -> tuple[float, float]:
 
 def _loader(prepared: Prepared, case: Case) -> Any:
     from dnis_lightning.data.loader import Loader
+    from dnis_lightning.lookup import Deduplicator
 
-    return Loader([prepared.parts["train"]], batch_size=case.batch, shuffle=True)
+    deduplicator = Deduplicator(prepared.vocabulary.features) if case.mode == "distinct" else None
+    return Loader([prepared.parts["train"]], batch_size=case.batch, shuffle=True, deduplicator=deduplicator)
 
 
 def _report(lines: list[dict[str, Any]]) -> None:

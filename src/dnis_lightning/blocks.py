@@ -17,7 +17,7 @@ Blocking = Literal["equal", "decades", "mass"]
 class Blocks:
     """Which block each of the N features belongs to.
 
-    block_of (N,): the block of each feature, 0 = the most frequent.
+    block_of (N,) int32: the block of each feature, 0 = the most frequent.
     count: L, the number of blocks, empty ones included.
     occurrences (L,): how often the features of each block occur in train, all together.
     """
@@ -56,7 +56,7 @@ def make_blocks(
     """
     if per == "table":
         return _blocks(_cut(frequency, blocks, blocking), _count(blocks, blocking), frequency)
-    block_of, count = np.zeros(len(frequency), dtype=np.int64), 0
+    block_of, count = np.zeros(len(frequency), dtype=np.int32), 0
     for field in np.unique(field_of):
         members = np.flatnonzero(field_of == field)
         wanted = blocks if blocking == "decades" else min(blocks, len(members))
@@ -78,14 +78,14 @@ def _cut(frequency: np.ndarray, blocks: int, blocking: Blocking | Sequence[int])
         return _by_decades(frequency, blocks)
     order = np.argsort(-frequency, kind="stable")
     ends = _ends(frequency[order], blocks, blocking)
-    block_of = np.empty(len(frequency), dtype=np.int64)
+    block_of = np.empty(len(frequency), dtype=np.int32)
     block_of[order] = np.searchsorted(ends, np.arange(len(frequency)), side="right")
     return block_of
 
 
 def _by_decades(frequency: np.ndarray, blocks: int) -> np.ndarray:
     bounds = 10.0 ** np.arange(blocks, 1, -1)
-    return (frequency[:, None] < bounds[None, :]).sum(axis=1).astype(np.int64)
+    return (frequency[:, None] < bounds[None, :]).sum(axis=1).astype(np.int32)
 
 
 def _ends(descending: np.ndarray, blocks: int, blocking: Blocking | Sequence[int]) -> np.ndarray:

@@ -152,13 +152,13 @@ def save_pruned(run: RunFolder, name: str, scheme: Scheme, model: Recommender) -
 def save_best(run: RunFolder, model: Recommender, trial: str) -> None:
     """Write `best.ckpt`, whole or not at all: the weights of the best trial so far, and its name."""
     with whole_file(run.best) as part:
-        torch.save({"recommender": model.weights(), "trial": trial}, part)
+        torch.save({"recommender": dict(model.state_dict()), "trial": trial}, part)
 
 
 def load_best(run: RunFolder) -> dict[str, Any]:
     """Read what `save_best` wrote. Raises RunError when it is absent or damaged."""
     try:
-        return torch.load(run.best, map_location="cpu", weights_only=True)
+        return torch.load(run.best, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
         raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
 

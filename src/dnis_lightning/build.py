@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 
 from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.blueprint import Blueprint, build_interaction, construct
+from dnis_lightning.data.arrays import forget
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.roles import near
 from dnis_lightning.data.source import Source
@@ -85,13 +86,15 @@ def make_blueprint(settings: Settings, prepared: Prepared, task: Task) -> Bluepr
 def blocks_of(settings: Settings, prepared: Prepared) -> Blocks:
     """The blocks of the features by their frequency in train."""
     search, vocabulary = settings.search, prepared.vocabulary
-    return make_blocks(
+    blocks = make_blocks(
         vocabulary.frequency,
         vocabulary.field_of,
         blocks=search.blocks,
         blocking=search.blocking,
         per=search.blocks_per,
     )
+    forget(vocabulary.frequency)
+    return blocks
 
 
 def check_machine(settings: Settings) -> None:

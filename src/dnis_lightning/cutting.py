@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -28,9 +27,9 @@ Metrics = dict[str, float]
 
 @dataclass
 class Cutter:
-    """Cuts copies of an unpruned model; each cut starts from it anew.
+    """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. initial: makes the unpruned model's initial state.
+    whole: N·K, the entries that rates are counted against. unpruned: makes the model; initial: makes its initial state.
     evaluate: metrics on select. score: of metrics, smaller is better.
     """
 
@@ -38,11 +37,12 @@ class Cutter:
     phases: PhaseRunner
     folder: RunFolder
     whole: int
+    unpruned: Callable[[], Recommender]
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
     score: Callable[[Mapping[str, Any]], float]
 
-    def cut(self, bound: Budget | float, unpruned: Recommender) -> dict[str, Any]:
+    def cut(self, bound: Budget | float) -> dict[str, Any]:
         """The facts of a cut to a budget or at a threshold; its scheme is on disk then."""
         name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
         step, done = f"cut/{name}", self.phases.journal.done
@@ -51,13 +51,13 @@ class Cutter:
                 done.pop(stale)
         if step not in done:
             done.pop(f"fine_tune/{name}", None)  # its weights were not kept
-            self._make(name, bound, unpruned)
+            self._make(name, bound)
         return {"budget": name, **done[step]}
 
-    def _make(self, name: str, bound: Budget | float, unpruned: Recommender) -> None:
-        started = time.perf_counter()
-        mask = cut_mask(unpruned, bound, self.pruning.by, self.whole)
-        kept, model = int(mask.sum()), copy.deepcopy(unpruned)
+    def _make(self, name: str, bound: Budget | float) -> None:
+        started, model = time.perf_counter(), self.unpruned()
+        mask = cut_mask(model, bound, self.pruning.by, self.whole)
+        kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
@@ -73,7 +73,7 @@ class Cutter:
         self.phases.journal.record(f"cut/{name}", facts | {"seconds": seconds})
         if is_rank_zero():
             save_pruned(self.folder, name, scheme, model)
-            self.phases.journal.write()
+        self.phases.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
 
     def _take(self, one: CutStep, name: str, model: Recommender) -> None:
@@ -98,11 +98,10 @@ class Cutter:
         model.keep(model.merged_table(), self._chosen(model, kept))
         if step not in journal.done:
             self._trained_if_better(one, name, model, self.evaluate(model))
-            journal.record(step, {"seconds": 0.0}, model.weights())
-            if is_rank_zero():
-                journal.write()
+            journal.record(step, {"seconds": 0.0}, journal.save(model.state_dict()))
+            journal.write()
         elif journal.weights_of == step and journal.weights is not None:
-            model.load_weights(journal.weights)
+            model.load_weights(journal.load(journal.weights))
 
     def _chosen(self, model: Recommender, kept: int) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
@@ -114,21 +113,21 @@ class Cutter:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
         if one.phase is None:
             return before
-        weights, mask = model.weights(), model.table.mask
-        if one.fresh:
-            self._restart(model)
-            model.keep(model.merged_table(), mask)
-        self.phases.fit(f"{one.name}/{name}", one.phase, model, keep_weights=False)
-        after = self.evaluate(model)
-        if self.score(after) < self.score(before):
-            return after
-        model.load_weights(weights)
-        return before
+        journal, mask = self.phases.journal, model.table.mask
+        with journal.aside(model.state_dict()) as untrained:
+            if one.fresh:
+                self._restart(model)
+                model.keep(model.merged_table(), mask)
+            self.phases.fit(f"{one.name}/{name}", one.phase, model, keep_weights=False)
+            after = self.evaluate(model)
+            if self.score(after) < self.score(before):
+                return after
+            model.load_weights(journal.load(untrained))
+            return before
 
     def _restart(self, model: Recommender) -> None:
-        initial = self.initial()
         model.selection = None
-        model.load_weights(initial.weights())
+        model.load_weights(self.initial().state_dict())
 
     def _trained(self, name: str) -> float:
         """Seconds of all trainings for this cut, those before a kill included."""

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,7 @@ def start(
             save_mapping(folder.path, prepared)
             folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
             folder.write_text("fingerprint", fingerprint(config, prepared.dataset.fingerprint) + "\n")
+        pyarrow.default_memory_pool().release_unused()  # what reading, counting and naming features took
         logger = make_logger(config, settings, folder, sweep)
         trial_jobs = finished_trials(config, settings, folder, prepared.dataset.fingerprint)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -161,14 +161,12 @@ class Recommender(nn.Module):
         self.selection = None
         self.table.keep(table, mask)
 
-    def weights(self) -> dict[str, Any]:
-        """A copy of all tensors on the CPU, the mask included, as `load_weights` takes it."""
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state_dict().items()}
-
     def rest(self) -> dict[str, Tensor]:
         """A copy of the weights outside table and gates, on the CPU."""
         return {
-            name: tensor for name, tensor in self.weights().items() if not name.startswith(("table.", "selection."))
+            name: tensor.to("cpu", copy=True)
+            for name, tensor in self.state_dict().items()
+            if not name.startswith(("table.", "selection."))
         }
 
     def load_rest(self, rest: Mapping[str, Tensor]) -> None:
@@ -176,7 +174,7 @@ class Recommender(nn.Module):
         self.load_state_dict(self.state_dict() | dict(rest))
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take what `weights` gave, of this model or of one built alike; a mask comes and goes with it."""
+        """Take what `state_dict` gave, of this model or of one built alike; a mask comes and goes with it."""
         mask = weights.get("table.mask")
         self.table.mask = None if mask is None else mask.to(next(self.table.parameters()).device, copy=True)
         self.load_state_dict(weights)

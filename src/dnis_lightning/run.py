@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from dnis_lightning import build, result
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
 from dnis_lightning.cutting import Cutter, Metrics
@@ -19,7 +17,6 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.recommender import Recommender, tables_of
-from dnis_lightning.report.pictures import draw
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.trial import Trial, TrialResult
@@ -28,7 +25,7 @@ from dnis_lightning.spread import copy_best, take_over
 from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
-from dnis_lightning.training.journal import Journal
+from dnis_lightning.training.journal import Journal, all_ranks_here
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figures, log_result
 
@@ -65,7 +62,7 @@ class Run:
             batch_size=self.settings.data.batch_size,
             seed=self.settings.seed,
             on_row=self._on_row,
-            callbacks=[WandbPanels()],
+            callbacks=lambda: [WandbPanels()],
             logger=self.logger,
         )
 
@@ -77,13 +74,11 @@ class Run:
     def go(self) -> dict[str, Any]:
         """All steps; returns what `result.json` holds."""
         trials = self._trials()
-        model = self._best_model()
-        # N·K, by which compression is counted; twice that for a model with two tables
-        whole = self.blueprint.space.features * self.settings.search.base_dim * tables_of(model.interaction)
-        unpruned = self._unpruned(model, whole)
+        unpruned, whole = self._unpruned()
         cutter = self._cutter(whole)
         bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
-        cuts = [cutter.cut(bound, model) for bound in bounds]
+        cuts = [cutter.cut(bound) for bound in bounds]
+        model = self._best_model()
         self._test(unpruned, cuts, model)
         told = self._result(model, unpruned, cuts, trials)
         if is_rank_zero():
@@ -134,26 +129,32 @@ class Run:
             return
         take_over(job, trial.name, self.journal)
         log.info("%s: taken from %s", trial.name, job.path)
-        if is_rank_zero():
-            if all(self._score(self.journal.done[step]) < score for score in scores):
-                copy_best(job, self.folder)
-            self.journal.write()
+        if is_rank_zero() and all(self._score(self.journal.done[step]) < score for score in scores):
+            copy_best(job, self.folder)
+        self.journal.write()
 
     def _trial(self, trial: Trial, scores: list[float]) -> dict[str, Any]:
         """Trains one trial through its phases; its weights go to disk if it beats the scores of those before it."""
         step = f"trial/{trial.name}"
         if step not in self.journal.done:
-            model = build.trial_model(self.blueprint.of(trial), self.settings.seed, gated=trial.gated)
-            start = model.weights()
-            phases = [self.phases.fit(f"{trial.name}/{one.name}", one, model, start=start) for one in trial.phases]
+            blueprint, seed = self.blueprint.of(trial), self.settings.seed
+            model = build.trial_model(blueprint, seed, gated=trial.gated)
+            phases = [
+                self.phases.fit(
+                    f"{trial.name}/{one.name}",
+                    one,
+                    model,
+                    start=lambda: build.trial_model(blueprint, seed, gated=trial.gated).state_dict(),
+                )
+                for one in trial.phases
+            ]
             facts = {**self._evaluate(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
             facts["epochs"] = [phase["epochs"] for phase in phases]
             facts["kept"] = int(model.table.kept().sum())
             if is_rank_zero() and all(self._score(facts) < score for score in scores):
                 save_best(self.folder, model, trial.name)
             self.journal.record(step, facts)
-            if is_rank_zero():
-                self.journal.write()
+            self.journal.write()
         return self.journal.done[step]
 
     def _score(self, facts: Mapping[str, Any]) -> float:
@@ -162,19 +163,24 @@ class Run:
         return score if math.isfinite(score) else math.inf
 
     def _best_model(self) -> Recommender:
-        self._wait_for_rank_zero()
+        all_ranks_here()
         assert self.best is not None, "trials come first"
         model = self.blueprint.build(gated=self.best.gated)
         model.load_weights(load_best(self.folder)["recommender"])
         return model
 
-    def _unpruned(self, model: Recommender, whole: int) -> dict[str, Any]:
-        """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then."""
+    def _unpruned(self) -> tuple[dict[str, Any], int]:
+        """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then.
+
+        And N·K, by which compression is counted; twice that for a model with two tables.
+        """
+        model = self._best_model()
+        whole = self.blueprint.space.features * self.settings.search.base_dim * tables_of(model.interaction)
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
             save_pruned(self.folder, "unpruned", scheme, model)
         sizes = result.scheme_size(scheme, whole) | result.other_sizes(model)
-        return sizes | {"metrics": self._evaluate(model, "select")}
+        return sizes | {"metrics": self._evaluate(model, "select")}, whole
 
     def _cutter(self, whole: int) -> Cutter:
         return Cutter(
@@ -182,6 +188,7 @@ class Run:
             self.phases,
             self.folder,
             whole=whole,
+            unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=lambda model: self._evaluate(model, "select"),
             score=self._score,
@@ -191,7 +198,7 @@ class Run:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
         if self.settings.search.trial is not None:
             return
-        self._wait_for_rank_zero()
+        all_ranks_here()
         unpruned["metrics"] |= self._evaluate(model, "test")
         for cut in cuts:
             shipped = pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
@@ -203,11 +210,6 @@ class Run:
         data = SplitsDataModule(self.prepared, batch_size=self.settings.data.batch_size, seed=0)
         batches = data.val_dataloader() if split == "select" else data.test_dataloader()
         return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task, self._device()).items()}
-
-    def _wait_for_rank_zero(self) -> None:
-        """Let every rank see the files that rank zero has written."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
 
     def _device(self) -> str:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.settings.trainer.accelerator == "gpu" else "cpu"
@@ -234,6 +236,8 @@ class Run:
         }
 
     def _write(self, told: dict[str, Any], model: Recommender) -> None:
+        from dnis_lightning.report.pictures import draw  # pandas takes 50 MiB, which training need not have
+
         names = [cut["budget"] for cut in told["pruned"]]
         dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
         uncut = {"unpruned": model.scheme().dims_per_feature}

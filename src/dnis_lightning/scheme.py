@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy import sparse
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.paths import whole_file
@@ -21,6 +21,10 @@ Layout = Literal["dense", "coo", "csr", "bitmap", "blocks"]
 DType = Literal["fp32", "fp16", "bf16", "int8"]
 
 LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap", "blocks")
+_AT_ONCE = 1 << 16
+"""Features that are worked on at a time."""
+_ENTRIES = 1 << 20
+"""Entries that are worked on at a time."""
 _MOST_PATTERNS = 256  # one byte a feature says which
 _VALUE_BYTES: Mapping[DType, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
@@ -51,7 +55,7 @@ class Scheme:
         dims = table.shape[1]
         indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1, dtype=np.int64))])
         positions = np.broadcast_to(np.arange(dims, dtype=_index_type(dims)), kept.shape)[kept]
-        return cls(indptr, positions, table[kept].astype(np.float32), dims, dict(projections or {}))
+        return cls(indptr, positions, table[kept].astype(np.float32, copy=False), dims, dict(projections or {}))
 
     @classmethod
     def from_vectors(cls, positions: Sequence[np.ndarray], values: Sequence[np.ndarray], base_dim: int) -> Scheme:
@@ -88,15 +92,11 @@ class Scheme:
 
     def mask(self) -> np.ndarray:
         """(N, K) bool: true where an entry is kept."""
-        kept = np.zeros((self.features, self.base_dim), dtype=bool)
-        kept[self._rows(), self.positions] = True
-        return kept
+        return self._filled(np.broadcast_to(np.True_, self.values.shape))
 
     def dense(self) -> np.ndarray:
         """(N, K) float32: E' of Algorithm 1, zero where nothing is kept."""
-        table = np.zeros((self.features, self.base_dim), dtype=np.float32)
-        table[self._rows(), self.positions] = self.values
-        return table
+        return self._filled(self.values)
 
     def bytes(self, layout: Layout | None = None, dtype: DType = "fp32") -> int:
         """Bytes of values, indices and projections in a layout; without one, in the smallest."""
@@ -123,10 +123,16 @@ class Scheme:
 
         This is what the authors of DNIS measured: what the paper's "Params (M)" are to be held against.
         """
-        file, places = io.BytesIO(), (self._rows(), self.positions)
-        matrix = sparse.coo_matrix((self.values, places), shape=(self.features, self.base_dim))
-        sparse.save_npz(file, matrix, compressed=True)
-        return file.getbuffer().nbytes + 4 * sum(matrix.size for matrix in self.projections.values())
+        counter = _Counter()
+        with zipfile.ZipFile(counter, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in (("format", np.array(b"coo")), ("shape", np.array((self.features, self.base_dim)))):
+                _write(archive, name, array.dtype, array.shape, [array])
+            _write(archive, "data", self.values.dtype, self.values.shape, self._parts(self.values))
+            _write(archive, "col", np.dtype(np.int32), self.values.shape, self._parts(self.positions, np.int32))
+            starts = range(0, self.features, _AT_ONCE)
+            rows = (self._rows(start, start + _AT_ONCE) for start in starts)
+            _write(archive, "row", np.dtype(np.int32), self.values.shape, rows)
+        return counter.bytes + 4 * sum(matrix.size for matrix in self.projections.values())
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
@@ -159,8 +165,22 @@ class Scheme:
             ) from fault
         return scheme, _named(arrays, "extra.", str)
 
-    def _rows(self) -> np.ndarray:
-        return np.repeat(np.arange(self.features), self.dims_per_feature)
+    def _parts(self, array: np.ndarray, dtype: type = np.float32) -> Iterator[np.ndarray]:
+        return (array[start : start + _ENTRIES].astype(dtype, copy=False) for start in range(0, self.kept, _ENTRIES))
+
+    def _filled(self, values: np.ndarray) -> np.ndarray:
+        """(N, K): these values where entries are kept, zeros elsewhere."""
+        table = np.zeros((self.features, self.base_dim), dtype=values.dtype)
+        for start in range(0, self.features, _AT_ONCE):
+            rows, stop = self._rows(start, start + _AT_ONCE), min(start + _AT_ONCE, self.features)
+            own = slice(self.indptr[start], self.indptr[stop])
+            table[rows, self.positions[own]] = values[own]
+        return table
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """The feature of each entry of some features."""
+        counts = self.dims_per_feature[start:stop]
+        return np.repeat(np.arange(start, start + len(counts), dtype=np.int32), counts)
 
     def _index_bytes(self, layout: Layout) -> int:
         per_row_pointer = 4 if self.kept < 2**32 else 8
@@ -172,6 +192,42 @@ class Scheme:
             # which block, which row of it; and the dimensions of each block
             "blocks": self.features * (1 + 4) + self.patterns * -(-self.base_dim // 8),
         }[layout]
+
+
+class _Counter(io.RawIOBase):
+    """A file of which nothing is kept but its size."""
+
+    def __init__(self) -> None:
+        self.bytes = self._at = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.bytes}[whence]
+        return self._at
+
+    def write(self, data: Any) -> int:
+        self._at += len(data)
+        self.bytes = max(self.bytes, self._at)
+        return len(data)
+
+
+def _write(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray]
+) -> None:
+    """Write an array into an archive as `numpy.savez_compressed` does, part by part."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.tobytes())
 
 
 def _index_type(base_dim: int) -> np.dtype:

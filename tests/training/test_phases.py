@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -92,7 +95,7 @@ def test_stepping_by_row_ends_where_the_whole_table_does(name: str, source: Synt
             model.selection = SoftThreshold(model.space.features, 4, granularity="dimension")
         step = WeightStep(optimizer, clip_norm=0.05, plateau_patience=0, by_row=by_row)
         runner(prepared, tmp_path / str(by_row), step).fit(phase.name, phase, model, keep_weights=False)
-        ends.append(model.weights())
+        ends.append(model.state_dict())
     for key, expected in ends[0].items():
         assert torch.allclose(ends[1][key], expected, rtol=1e-3, atol=1e-4), key
 
@@ -156,17 +159,17 @@ def test_the_learning_rate_falls_on_plateaus_and_its_floor_ends_the_phase(source
 def test_a_fresh_phase_starts_again_with_the_gates_that_were_found(source: Synthetic, tmp_path: Path) -> None:
     prepared = prepared_with("three_way", source, tmp_path)
     phases, model = runner(prepared, tmp_path), model_for(prepared, gated=True)
-    start = model.weights()
+    start = copy.deepcopy(model.state_dict())
     search = Phase("search", "train", Stopping(2, 2), GateStep(lr=0.2, per="epoch"), reset_gates=True)
-    phases.fit("search", search, model, start=start)
+    phases.fit("search", search, model, start=lambda: start)
     found = model.gates.detach().clone()
     assert (found < 1).any()
     still = WeightStep(partial(torch.optim.SGD, lr=0.0))
     phases.weight_step = still
-    phases.fit("fit", Phase("fit", "train+search", Stopping(1, 1), fresh=True), model, start=start)
+    phases.fit("fit", Phase("fit", "train+search", Stopping(1, 1), fresh=True), model, start=lambda: start)
     assert torch.equal(model.gates, found)
     assert torch.equal(model.table.weight, start["table.weight"])
-    phases.fit("again", Phase("again", "train", Stopping(1, 1), reset_gates=True), model, start=start)
+    phases.fit("again", Phase("again", "train", Stopping(1, 1), reset_gates=True), model, start=lambda: start)
     assert torch.equal(model.gates, torch.ones_like(found))
 
 
@@ -178,6 +181,21 @@ def test_every_phase_trains_in_training_mode(source: Synthetic, tmp_path: Path) 
     phases.fit("fine_tune", Phase("fine_tune", "train", Stopping(1, 1)), model)
     assert isinstance(model.interaction, Noted)
     assert set(model.interaction.modes) == {True}
+
+
+def test_a_phase_lets_go_of_its_optimizer(source: Synthetic, tmp_path: Path) -> None:
+    prepared = prepared_with("three_way", source, tmp_path)
+    made: list[weakref.ref] = []
+
+    def optimizer(parameters):
+        found = LazyAdam(parameters)
+        made.append(weakref.ref(found))
+        return found
+
+    phases = runner(prepared, tmp_path, WeightStep(optimizer, by_row=True))
+    phases.callbacks = lambda: [L.Callback()]
+    phases.fit("fit", Phase("fit", "train", Stopping(1, 1)), model_for(prepared))
+    assert [one() for one in made] == [None], "its moments are as large as two tables"
 
 
 def test_evaluation_leaves_the_mode(source: Synthetic, tmp_path: Path) -> None:

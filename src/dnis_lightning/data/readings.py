@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,6 +53,8 @@ def floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
         return pc.cast(values, pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        import pandas as pd  # seldom wanted, and 50 MiB
+
         series = texts(values).to_pandas()
         return pa.chunked_array([pa.array(pd.to_numeric(series, errors="coerce"), pa.float64(), from_pandas=True)])
 
@@ -81,6 +82,8 @@ def moments(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Microseconds since 1970 (int64), from timestamps, dates or ISO 8601; without a zone they count as UTC."""
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         return _in_microseconds(values)
+    import pandas as pd
+
     found = pd.to_datetime(texts(values).to_pandas(), format="ISO8601", utc=True, errors="coerce")
     array = pa.array(found.dt.tz_localize(None).astype("datetime64[us]"), pa.timestamp("us"), from_pandas=True)
     return pa.chunked_array([pc.cast(array, pa.int64())])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -166,7 +165,7 @@ def _tells(values: pa.ChunkedArray, labels: np.ndarray) -> bool:
     kinds, of_label = codes.max(initial=-1) + 1, labels.max(initial=-1) + 1
     if not 1 < kinds == of_label < len(labels):
         return False
-    return len(pd.unique(codes * of_label + labels)) == kinds
+    return len(np.unique(codes * of_label + labels)) == kinds
 
 
 def _all_whole(values: pa.ChunkedArray) -> bool:
@@ -180,7 +179,8 @@ def _all_whole(values: pa.ChunkedArray) -> bool:
 def _codes(values: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_nested(values.type) or not is_usable(values.type):
         return np.zeros(len(values), dtype=np.int64)
-    return pd.factorize(texts(values).to_pandas())[0].astype(np.int64)
+    encoded = texts(values).combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
 
 
 def _shown(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,10 @@ class TrainVocabulary:
         """The F fields."""
         return self.dataset.fields
 
-    @cached_property
+    @property
     def field_of(self) -> np.ndarray:
-        """(N,) the number of each row's field."""
-        return np.repeat(np.arange(len(self.fields)), np.diff(self.offsets))
+        """(N,) int32, made anew: the number of each row's field."""
+        return np.repeat(np.arange(len(self.fields), dtype=np.int32), np.diff(self.offsets))
 
     @property
     def out_of_vocabulary(self) -> np.ndarray:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_AT_ONCE = 1 << 16
+"""Rows of a table that are worked on at a time."""
+
 
 class SoftSelection(nn.Module):
     """Equation 4: ẽ_i = e_i ⊙ α_l for a feature i of block l, with gates α (L, K) in [0, 1].
@@ -20,7 +23,7 @@ class SoftSelection(nn.Module):
     def __init__(self, block_of: np.ndarray, blocks: int, dims: int) -> None:
         super().__init__()
         self.gates = nn.Parameter(torch.ones(blocks, dims), requires_grad=False)
-        self.register_buffer("block_of", torch.as_tensor(block_of, dtype=torch.int64), persistent=False)
+        self.register_buffer("block_of", torch.as_tensor(block_of, dtype=torch.int32), persistent=False)
 
     def forward(self, rows: Tensor, features: Tensor) -> Tensor:
         """Rows (…, K) of features (…), each scaled by the gates of its block."""
@@ -28,8 +31,10 @@ class SoftSelection(nn.Module):
 
     @torch.no_grad()
     def merge(self, table: Tensor) -> Tensor:
-        """Ẽ = E ⊙ α, (N, K): the table that equation 9 prunes."""
-        return table * functional.embedding(self.block_of, self.gates)
+        """Ẽ = E ⊙ α, (N, K), in place of E: the table that equation 9 prunes."""
+        for rows, blocks in zip(table.split(_AT_ONCE), self.block_of.split(_AT_ONCE), strict=True):
+            rows.mul_(functional.embedding(blocks, self.gates))
+        return table
 
     @torch.no_grad()
     def clip(self) -> None:

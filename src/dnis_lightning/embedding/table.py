@@ -43,7 +43,9 @@ class EmbeddingTable(nn.Module):
     @torch.no_grad()
     def keep(self, table: Tensor, mask: Tensor | None) -> None:
         """Take the values of `table` (N, K) and hold all entries outside `mask` (N, K) at 0 from now on."""
-        self.weight.copy_(table if mask is None else table * mask)
+        self.weight.copy_(table)
+        if mask is not None:
+            self.weight.mul_(mask)
         self.mask = mask
 
     @torch.no_grad()
@@ -85,9 +87,41 @@ def fill_with_field_means(weight: Tensor, rows: Sequence[int], bounds: Sequence[
             weight[row] = (weight[start:end].sum(0) - weight[row]) / others
 
 
+@torch.no_grad()
 def top(scores: Tensor, count: int, there: Tensor) -> Tensor:
-    """(N, K) bool: exactly `count` entries of largest score (N, K) among those `there` (N, K), or all of these."""
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    chosen = scores.masked_fill(~there, -torch.inf).flatten().topk(min(count, int(there.sum())), sorted=False)
-    mask[chosen.indices] = True
-    return mask.view_as(scores)
+    """(N, K) bool: exactly `count` entries of largest score among those `there` (N, K), or all of these.
+
+    scores (N, K): not NaN; they are overwritten where nothing is there. Of equal ones the first are taken.
+    """
+    count = min(count, int(there.count_nonzero()))
+    if count == 0:
+        return torch.zeros_like(there)
+    scores.masked_fill_(~there, -torch.inf)
+    least = _nth_largest(scores, count)
+    mask = scores > least
+    equal = (scores == least).logical_and_(there).flatten().nonzero().squeeze(1)
+    mask.view(-1)[equal[: count - int(mask.count_nonzero())]] = True
+    return mask
+
+
+def _nth_largest(values: Tensor, n: int) -> Tensor:
+    """The n-th largest of some floating-point numbers, by bisection over all that there are: nothing is copied.
+
+    Numbers that are not negative are ordered as the integers of the same bits are, and the others the other way round.
+    """
+    kind = torch.int64 if values.dtype == torch.float64 else torch.int32
+    most = torch.iinfo(kind).max
+
+    def number(key: int) -> Tensor:
+        bits = key if key >= 0 else key ^ most
+        return torch.tensor(bits, dtype=kind, device=values.device).view(values.dtype)
+
+    high = int(torch.tensor(torch.inf, dtype=values.dtype).view(kind))
+    low = -high - 1  # the key of −∞
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int((values >= number(middle)).count_nonzero()) >= n:
+            low = middle
+        else:
+            high = middle - 1
+    return number(low)

@@ -57,9 +57,9 @@ def above(table: Tensor, epsilon: float) -> Tensor:
 def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
     """(N, K) bool: true for exactly `kept` entries of largest magnitude, or for all where there are not as many.
 
-    there (N, K) bool: the entries to choose among; None for all.
+    table (N, K): is overwritten with the magnitudes. there (N, K) bool: the entries to choose among; None for all.
     """
-    return top(table.abs(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
+    return top(table.abs_(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
 
 
 def largest_gates(table: Tensor, gates: Tensor, block_of: Tensor, kept: int) -> Tensor:

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,17 +17,17 @@ from dnis_lightning.errors import stop_if_interrupted
 from dnis_lightning.paths import whole_file
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.fit_module import FitModule
+from dnis_lightning.training.journal import Journal, all_ranks_here
 
 log = logging.getLogger(__name__)
 
 
 class BestWeights(L.Callback):
-    """Keeps a copy of the weights of the best epoch and stops when `Stopping` says so."""
+    """Lets the journal keep the weights of the best epoch, and stops when `Stopping` says so."""
 
-    def __init__(self, monitor: str, stopping: Stopping) -> None:
-        self.monitor, self.stopping = monitor, stopping
+    def __init__(self, monitor: str, stopping: Stopping, journal: Journal) -> None:
+        self.monitor, self.stopping, self.journal = monitor, stopping, journal
         self.best, self.best_epoch, self.epochs = math.inf, 0, 0
-        self.weights: dict[str, Tensor] | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares this epoch with the best so far."""
@@ -37,8 +36,13 @@ class BestWeights(L.Callback):
         self.epochs += 1
         counts = self.epochs >= self.stopping.least_epochs and math.isfinite(value)
         if counts and (value < self.best or not self.stopping.best):
-            self.best, self.best_epoch, self.weights = value, self.epochs, pl_module.recommender.weights()
+            self.best, self.best_epoch = value, self.epochs
+            self.journal.best = self.journal.save(pl_module.recommender.state_dict())
         trainer.should_stop = self._converged(value, pl_module.learning_rate) or pl_module.arrived
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Waits until the weights are there for all ranks."""
+        all_ranks_here()
 
     def _converged(self, value: float, lr: float) -> bool:
         stopping = self.stopping
@@ -52,13 +56,12 @@ class BestWeights(L.Callback):
         return self.epochs >= stopping.least_epochs and (stale or at_the_floor)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best value, epoch and weights so far."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "epochs": self.epochs, "weights": self.weights}
+        """Best value and epoch so far."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes them back."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.epochs, self.weights = state_dict["epochs"], state_dict["weights"]
+        self.best, self.best_epoch, self.epochs = (state_dict[k] for k in ("best", "best_epoch", "epochs"))
 
 
 class History(L.Callback):
@@ -110,8 +113,8 @@ class RunCheckpoint(L.Callback):
     Never at the last batch of an epoch, where the validation that belongs to it is still to come.
     """
 
-    def __init__(self, path: Path, every_n_steps: int, run_state: Callable[[], dict[str, Any]]) -> None:
-        self.path, self.every_n_steps, self.run_state = path, every_n_steps, run_state
+    def __init__(self, journal: Journal, every_n_steps: int) -> None:
+        self.journal, self.every_n_steps = journal, every_n_steps
         self._written_at = 0
 
     def on_train_batch_end(
@@ -123,14 +126,15 @@ class RunCheckpoint(L.Callback):
             return
         self._written_at = trainer.global_step
         if trainer.is_global_zero:
-            with whole_file(self.path) as part:
+            with whole_file(self.journal.path) as part:
                 trainer.save_checkpoint(part)
         else:
-            trainer.save_checkpoint(self.path)  # every rank takes part, rank zero writes
+            trainer.save_checkpoint(self.journal.path)  # every rank takes part, rank zero writes
+        self.journal.written()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the journal."""
-        checkpoint["run"] = self.run_state()
+        checkpoint["run"] = self.journal.state()
 
     def state_dict(self) -> dict[str, Any]:
         """The step of the last writing."""

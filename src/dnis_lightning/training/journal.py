@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.errors import RunError
+from dnis_lightning.folder import is_rank_zero
 from dnis_lightning.paths import whole_file
 
 
@@ -24,22 +27,32 @@ class Journal:
     back, and its weights too if it was the last that left any. A step cut short goes on from Lightning's own state in
     the same file. What lies between two writings is done again, and comes out the same.
 
-    path: `checkpoints/last.ckpt`. done: facts (JSON-able) of finished steps. weights: what the last of them left, and
-    its name. history: rows and gates of all epochs. step: the step under way. under_way: the step whose Lightning state
-    the file holds. before: seconds that earlier processes spent up to the file's writing; step_began: the same clock at
-    the start of `step`.
+    Weights wait in files of their own beside it, `weights-1.ckpt` and so on, and take no memory meanwhile. No file is
+    overwritten that the journal on disk refers to; what nothing refers to is removed when it has been written.
+
+    path: `checkpoints/last.ckpt`. done: facts (JSON-able) of finished steps. weights: the file of what the last of them
+    left, and its name. best: the file of the best so far of the step under way. history: rows and gates of all epochs.
+    step: the step under way. under_way: the step whose Lightning state the file holds. before: seconds that earlier
+    processes spent up to the file's writing; step_began: the same clock at the start of `step`.
+    writes: whether this process is the one that writes.
     """
 
     path: Path
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    weights: dict[str, Tensor] | None = None
+    weights: str | None = None
     weights_of: str | None = None
+    best: str | None = None
     history: dict[str, Any] = field(default_factory=dict)
     under_way: str | None = None
     step: str | None = None
     before: float = 0.0
     step_began: float = 0.0
     opened: float = field(default_factory=time.perf_counter)
+    writes: bool = field(default_factory=is_rank_zero)
+
+    def __post_init__(self) -> None:
+        self._on_disk: set[str | None] = {self.weights, self.best}
+        self._aside: set[str] = set()
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -49,21 +62,47 @@ class Journal:
         """
         if not path.exists():
             return cls(path)
+        checkpoint = _loaded(path)
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             state, has_step = checkpoint["run"], "loops" in checkpoint
-            journal = cls(path, state["done"], state["weights"], state["weights_of"], state["history"])
+            names = ("done", "weights", "weights_of", "best", "history")
+            journal = cls(path, **{name: state[name] for name in names})
             journal.before, journal.step_began = state["seconds"], state["step_began"]
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as fault:
-            reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            raise RunError(f"{path}: the checkpoint cannot be read ({reason}); start again without resume=") from fault
+        except (KeyError, TypeError) as fault:
+            raise _unreadable(path, fault) from fault
         journal.under_way = state["step"] if has_step else None
         return journal
 
     def state(self) -> dict[str, Any]:
         """What travels in a checkpoint."""
-        names = ("done", "weights", "weights_of", "history", "step", "step_began")
+        names = ("done", "weights", "weights_of", "best", "history", "step", "step_began")
         return {name: getattr(self, name) for name in names} | {"seconds": self.seconds()}
+
+    def save(self, weights: Mapping[str, Any]) -> str:
+        """Write weights to a file that is not in use, and return its name."""
+        in_use = {self.weights, self.best} | self._on_disk | self._aside
+        name = next(name for name in (f"weights-{number}.ckpt" for number in count(1)) if name not in in_use)
+        if self.writes:
+            with whole_file(self.path.with_name(name)) as part:
+                torch.save(dict(weights), part)
+        return name
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        """Weights from a file of that name, mapped into memory.
+
+        Raises RunError when they cannot be read.
+        """
+        return _loaded(self.path.with_name(name))
+
+    @contextmanager
+    def aside(self, weights: Mapping[str, Any]) -> Iterator[str]:
+        """Keep weights in a file for a while, whatever is written meanwhile; yields its name."""
+        name = self.save(weights)
+        self._aside.add(name)
+        try:
+            yield name
+        finally:
+            self._aside.remove(name)
 
     def seconds(self) -> float:
         """Time spent on this run by all its processes, but for what was lost between a last writing and a kill."""
@@ -74,22 +113,50 @@ class Journal:
         resumes = self.under_way == step
         self.step = step
         if not resumes:
-            self.step_began = self.seconds()
+            self.step_began, self.best = self.seconds(), None
         return resumes
 
     def seconds_of_step(self) -> float:
         """Time spent on the step under way."""
         return self.seconds() - self.step_began
 
-    def record(self, step: str, facts: Mapping[str, Any], weights: dict[str, Tensor] | None = None) -> None:
-        """Note a finished step; weights, if given, take the place of those kept before."""
+    def record(self, step: str, facts: Mapping[str, Any], weights: str | None = None) -> None:
+        """Note a finished step; weights, the name of their file, take the place of those kept before."""
         self.done[step] = dict(facts)
-        self.under_way = None
+        self.under_way = self.best = None
         if weights is not None:
             self.weights, self.weights_of = weights, step
 
     def write(self) -> None:
         """Write the journal alone, between two trainings."""
         self.step = None
-        with whole_file(self.path) as part:
-            torch.save({"run": self.state()}, part)
+        if self.writes:
+            with whole_file(self.path) as part:
+                torch.save({"run": self.state()}, part)
+        self.written()
+
+    def written(self) -> None:
+        """Note that the file is that of now. Other weights than it refers to can go, once all ranks have read them."""
+        all_ranks_here()
+        self._on_disk = {self.weights, self.best}
+        for file in self.path.parent.glob("*weights-*.ckpt*") if self.writes else ():  # half-written ones, too
+            if file.name not in self._on_disk | self._aside:
+                file.unlink()
+
+
+def all_ranks_here() -> None:
+    """Wait until every rank has come this far, and so sees the files that rank zero has written before."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _unreadable(path: Path, fault: Exception) -> RunError:
+    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    return RunError(f"{path}: the checkpoint cannot be read ({reason}); start again without resume=")

@@ -6,14 +6,14 @@ import logging
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.memory import give_back_freed_memory
 from dnis_lightning.recommender import GATES, Recommender
 from dnis_lightning.search.trial import Phase
 from dnis_lightning.tasks import Objective
@@ -56,7 +56,7 @@ class PhaseRunner:
     batch_size: int
     seed: int
     on_row: Callable[[list[dict[str, Any]]], None]
-    callbacks: list[L.Callback] = field(default_factory=list)
+    callbacks: Callable[[], list[L.Callback]] = list
     logger: Any = False
 
     def fit(
@@ -65,29 +65,44 @@ class PhaseRunner:
         phase: Phase,
         model: Recommender,
         *,
-        start: dict[str, Tensor] | None = None,
+        start: Callable[[], dict[str, Any]] | None = None,
         keep_weights: bool = True,
     ) -> dict[str, Any]:
         """Train `model` through a phase and leave it with the weights of its best epoch.
 
-        name: the step's name in the journal; a finished step is read back instead. start: the weights that a `fresh`
-        phase goes back to. keep_weights: whether the journal keeps what this phase ends with.
+        name: the step's name in the journal; a finished step is read back instead. start: gives the weights that a
+        `fresh` phase goes back to. keep_weights: whether the journal keeps what this phase ends with.
         Returns seconds, epochs, the best epoch, and its value of the task's metric on select.
         """
         if name not in self.journal.done:
             if phase.fresh and start is not None:
                 gates = {} if model.gates is None else {GATES: model.gates.detach().clone()}
-                model.load_weights(start | gates)
+                model.load_weights(start() | gates)
             self._train(name, phase, model, keep_weights)
         elif self.journal.weights_of == name and self.journal.weights is not None:
-            model.load_weights(self.journal.weights)
+            model.load_weights(self.journal.load(self.journal.weights))
         return self.journal.done[name]
 
     def _train(self, name: str, phase: Phase, model: Recommender, keep_weights: bool) -> None:
         """Run a phase from its start, or from where the journal's file has it, and record how it ended."""
         if phase.reset_gates and model.gates is not None:
             model.gates.data.fill_(1)
-        best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping)
+        give_back_freed_memory()
+        facts = self._fit(name, phase, model)
+        give_back_freed_memory()  # trainer, module and callbacks hold each other, and with them the optimizer's state
+        model.to("cpu")
+        if self.journal.best is not None:
+            model.load_weights(self.journal.load(self.journal.best))
+        facts = {"seconds": self.journal.seconds_of_step(), **facts}
+        if keep_weights:
+            self.journal.record(name, facts, self.journal.best or self.journal.save(model.state_dict()))
+            self.journal.write()
+        else:
+            self.journal.record(name, facts)
+
+    def _fit(self, name: str, phase: Phase, model: Recommender) -> dict[str, Any]:
+        """Train, and note the best weights and the history in the journal; how many epochs, and which was the best."""
+        best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping, self.journal)
         history = History(name, self.journal.history, self.on_row)
         trainer = self._trainer(phase, [best, history])
         resumes = self.journal.begin(name)
@@ -105,20 +120,9 @@ class PhaseRunner:
                 if isinstance(stop.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
                     raise KeyboardInterrupt from stop
                 raise
-        model.to("cpu")
-        if best.weights is not None:
-            model.load_weights(best.weights)
-        facts = {
-            "seconds": self.journal.seconds_of_step(),
-            "epochs": best.epochs,
-            "best_epoch": best.best_epoch,
-            "best": best.best,
-        }
         self.journal.history = history.state_dict()
-        self.journal.record(name, facts, model.weights() if keep_weights else None)
-        if keep_weights and trainer.is_global_zero:
-            self.journal.write()
         log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
+        return {"epochs": best.epochs, "best_epoch": best.best_epoch, "best": best.best}
 
     def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
         step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)
@@ -150,7 +154,7 @@ class PhaseRunner:
 
     def _trainer(self, phase: Phase, callbacks: list[L.Callback]) -> L.Trainer:
         every = self.options.checkpoint_every_n_steps
-        callbacks = [*callbacks, RunCheckpoint(self.journal.path, every, self.journal.state), *self.callbacks]
+        callbacks = [*callbacks, RunCheckpoint(self.journal, every), *self.callbacks()]
         if self.options.progress:
             callbacks.append(RowsBar(self.batch_size, phase.name))
         return L.Trainer(
