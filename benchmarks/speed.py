@@ -1,6 +1,6 @@
 """Seconds per step of training and of search, against a plain loop in the same run: `make bench`.
 
-    python -m benchmarks.speed                      # everything; some 20 minutes
+    python -m benchmarks.speed                      # everything; some 30 minutes
     python -m benchmarks.speed --only fm-lazy       # the cases whose names have this in them, and their reference
     python -m benchmarks.speed --rounds 1 --small   # a look, on small data
 

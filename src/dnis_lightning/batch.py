@@ -70,9 +70,9 @@ class Batch:
 
     def times(self) -> Tensor | None:
         """(U,) how often each of the distinct features occurs, float32; None where they are not known."""
-        there = self.there()
         if self.distinct is None:
             return None
+        there = self.there()
         weights = None if there is None else there.flatten().float()
         return self.distinct.places.flatten().bincount(weights, minlength=len(self.distinct.features)).float()
 
