@@ -327,10 +327,8 @@ def _load(case: Case, prepared: Prepared) -> tuple[float, float]:
 
 def _loader(prepared: Prepared, case: Case) -> Any:
     from dnis_lightning.data.loader import Loader
-    from dnis_lightning.lookup import Deduplicator
 
-    deduplicator = Deduplicator(prepared.vocabulary.features) if case.mode == "distinct" else None
-    return Loader([prepared.parts["train"]], batch_size=case.batch, shuffle=True, deduplicator=deduplicator)
+    return Loader([prepared.parts["train"]], batch_size=case.batch, shuffle=True, distinct=case.mode == "distinct")
 
 
 def _report(lines: list[dict[str, Any]]) -> None:

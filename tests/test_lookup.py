@@ -10,7 +10,7 @@ from torch import Tensor
 from dnis_lightning.batch import Batch, Distinct
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mf import MF
-from dnis_lightning.lookup import Deduplicator, bag, pairs, take, with_distinct
+from dnis_lightning.lookup import bag, find_distinct, pairs, sum_by, take, with_distinct
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.tasks import Objective, Rating
 from tests.conftest import random_batch
@@ -64,6 +64,9 @@ def test_batches_share_the_features_of_both(rng: np.random.Generator) -> None:
     assert first.distinct.features.tolist() == sorted({*one.ids.flatten().tolist(), *other.ids.flatten().tolist()})
     for batch, shared in ((one, first), (other, second)):
         assert torch.equal(shared.distinct.features[shared.distinct.places], batch.ids)
+        assert torch.equal(shared.distinct.order.long(), batch.ids.flatten().argsort(stable=True))
+        counts = [(batch.ids == feature).sum() for feature in shared.distinct.features]
+        assert shared.distinct.starts.tolist() == [sum(counts[:place]) for place in range(len(counts))]
     (alone,) = with_distinct([one])
     assert alone.distinct.features.tolist() == sorted(set(one.ids.flatten().tolist()))
     assert with_distinct([alone])[0] is alone
@@ -72,18 +75,40 @@ def test_batches_share_the_features_of_both(rng: np.random.Generator) -> None:
     assert torch.equal(more.distinct.places, one.ids)
 
 
-def test_a_deduplicator_finds_each_feature_once(rng: np.random.Generator) -> None:
-    find = Deduplicator(OFFSETS[-1])
-    for rows in (7, 3, 0):
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_each_distinct_feature_is_found_once(dtype: torch.dtype, rng: np.random.Generator) -> None:
+    for rows in (7, 3, 1, 0):
         batch = random_batch(rng, OFFSETS, rows)
-        found = find(batch).distinct
-        assert sorted(found.features.tolist()) == sorted(set(batch.ids.flatten().tolist()))
+        batch.ids = batch.ids.to(dtype)
+        found = find_distinct(batch).distinct
+        assert found.features.tolist() == sorted(set(batch.ids.flatten().tolist()))
         assert torch.equal(found.features[found.places], batch.ids)
         ends = [*found.starts[1:].tolist(), batch.ids.numel()]
         for feature, start, end in zip(found.features.tolist(), found.starts.tolist(), ends, strict=False):
             where = found.order[start:end].tolist()
             assert where == sorted(where)
             assert where == np.flatnonzero(batch.ids.numpy().ravel() == feature).tolist()
+
+
+def test_rows_are_summed_by_their_numbers(rng: np.random.Generator) -> None:
+    numbers = torch.tensor([3, 1, 3, 0, 3], dtype=torch.int32)
+    rows = torch.from_numpy(rng.normal(size=(5, 2)))
+    expected = torch.stack([rows[3], rows[1], torch.zeros(2), rows[0] + rows[2] + rows[4], torch.zeros(2)])
+    torch.testing.assert_close(sum_by(numbers, rows, 5), expected)
+    assert torch.equal(sum_by(numbers[:0], rows[:0], 2), torch.zeros(2, 2, dtype=torch.float64))
+
+
+def test_a_batch_takes_its_distinct_features_along(rng: np.random.Generator) -> None:
+    batch = find_distinct(random_batch(rng, OFFSETS, 4, values=True))
+    by_feature = batch.distinct.in_order(batch.values)
+    assert torch.equal(by_feature, batch.values.flatten()[batch.distinct.order])
+    other = torch.arange(batch.ids.numel()).view(batch.ids.shape)
+    assert torch.equal(batch.distinct.in_order(other), batch.distinct.order)
+    assert batch.distinct.in_order(batch.values) is batch.distinct.in_order(batch.values)
+    moved = batch.to("meta")
+    for name in ("features", "places", "order", "starts"):
+        assert getattr(moved.distinct, name).device.type == "meta"
+    assert moved.distinct.in_order(moved.values).device.type == "meta"
 
 
 @pytest.mark.parametrize("values", [False, True])
@@ -97,7 +122,7 @@ def test_distinct_features_change_neither_loss_nor_gradients(
     objective = Objective(Rating(), l2=0.1, l2_bias=0.05)
     found = []
     (own,), (all_of_them,) = with_distinct([batch]), with_distinct([batch], lambda features: torch.arange(12))
-    for one in (batch, own, all_of_them, Deduplicator(12)(batch)):
+    for one in (batch, own, all_of_them, find_distinct(batch)):
         small_fm.zero_grad()
         told = small_fm(one)
         loss = objective(told.logits, one.label, told.rows, told.terms, one.size, told.net, one.times)

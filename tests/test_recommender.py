@@ -12,7 +12,7 @@ import torch
 from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.deepfm import DeepFM
 from dnis_lightning.interaction.fm import FM
-from dnis_lightning.lookup import Deduplicator
+from dnis_lightning.lookup import find_distinct
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from tests.conftest import random_batch
 
@@ -98,7 +98,7 @@ def test_compiled_code_computes_the_same(kind: type[DeepFM | DCN], rng: np.rando
     compiled = copy.deepcopy(plain)
     compiled.compile_interaction()
     for rows in (16, 16, 7):
-        batch = Deduplicator(OFFSETS[-1])(random_batch(rng, OFFSETS, rows))
+        batch = find_distinct(random_batch(rng, OFFSETS, rows))
         found = []
         for model in (plain, compiled):
             model.zero_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class Distinct:
-    """The distinct features of a batch, U of them, perhaps others besides, in any order; and where they stand.
+    """The distinct features of a batch, U of them, perhaps others besides, ascending; and where they stand.
 
     features (U,). places (B, C): the place among the features of each of the batch's ids. order (B·C,): the numbers of
     the ids, flattened, sorted by place; starts (U,): where those of each place start.
@@ -23,11 +23,18 @@ class Distinct:
     places: Tensor
     order: Tensor
     starts: Tensor
+    _in_order: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
     def rows_in_order(self) -> Tensor:
         """(B·C,) the row of the batch of each number in `order`."""
         return torch.div(self.order, self.places.shape[1], rounding_mode="floor")
+
+    def in_order(self, each: Tensor) -> Tensor:
+        """(B·C,) what `each` (B, C) of the ids has, in `order`; kept, so `each` is not to change."""
+        if self._in_order is None or self._in_order[0] is not each:
+            self._in_order = each, each.flatten().index_select(0, self.order)
+        return self._in_order[1]
 
 
 @dataclass  # not frozen: Lightning writes converted tensors into a copy of it
@@ -87,5 +94,6 @@ class Batch:
     def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
         moved: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         if self.distinct is not None:
-            moved["distinct"] = Distinct(*(move(getattr(self.distinct, one.name)) for one in fields(self.distinct)))
+            own = [getattr(self.distinct, one.name) for one in fields(self.distinct) if one.init]
+            moved["distinct"] = Distinct(*(move(tensor) for tensor in own))
         return replace(self, **moved)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from dnis_lightning.batch import Batch, Distinct
@@ -26,36 +25,32 @@ def gather(parameter: Tensor, rows: Tensor) -> Tensor:
     return torch.embedding(parameter, rows)
 
 
-class Deduplicator:
-    """Finds the distinct features of batches on the CPU in time that goes with the batch; holds 4 bytes a feature."""
-
-    def __init__(self, features: int) -> None:
-        self._stamp = np.empty(features, dtype=np.int32)
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with its distinct features."""
-        ids = batch.ids.numpy().ravel()
-        order = np.arange(len(ids), dtype=np.int32)
-        self._stamp[ids] = order
-        last = self._stamp[ids]
-        found = np.flatnonzero(last == order)
-        number = np.empty(len(ids), dtype=np.int32)
-        number[found] = np.arange(len(found), dtype=np.int32)
-        return replace(batch, distinct=_ordered(torch.from_numpy(ids[found]), number[last], batch.ids.shape))
+def find_distinct(batch: Batch) -> Batch:
+    """The batch with its distinct features, which are worked out on the CPU."""
+    ids, order = _sorted(batch.ids.cpu().numpy().ravel())
+    first = np.ones(len(ids), dtype=bool)
+    np.not_equal(ids[1:], ids[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    counts = np.append(starts, len(ids))[1:] - starts
+    places = np.empty(len(ids), dtype=np.int32)
+    places[order] = np.repeat(np.arange(len(starts), dtype=np.int32), counts)
+    found = ids[starts], places.reshape(batch.ids.shape), order.astype(np.int32), starts.astype(np.int32)
+    return replace(batch, distinct=Distinct(*(torch.from_numpy(array).to(batch.ids.device) for array in found)))
 
 
 def with_distinct(batches: Sequence[Batch], of_all: Callable[[Tensor], Tensor] | None = None) -> list[Batch]:
     """The batches with the distinct features of all of them.
 
-    of_all: gives the features of this rank and of all others. A batch that is alone keeps what it has.
+    of_all: gives the features of this rank and of all others, ascending, too.
     """
-    if len(batches) == 1 and of_all is None and batches[0].distinct is not None:
-        return list(batches)
-    known = [batch.ids.flatten() if batch.distinct is None else batch.distinct.features for batch in batches]
-    features = torch.unique(torch.cat(known))
+    found = [batch if batch.distinct else find_distinct(batch) for batch in batches]
+    if len(found) == 1 and of_all is None:
+        return found
+    each = [batch.distinct for batch in found if batch.distinct]
+    features = torch.unique(torch.cat([distinct.features for distinct in each]))
     if of_all is not None:
         features = of_all(features)
-    return [replace(batch, distinct=_placed(features, batch.ids)) for batch in batches]
+    return [replace(batch, distinct=_among(features, one)) for batch, one in zip(found, each, strict=True)]
 
 
 def take(rows: Tensor, distinct: Distinct, dtype: torch.dtype | None = None) -> Tensor:
@@ -68,7 +63,7 @@ def take(rows: Tensor, distinct: Distinct, dtype: torch.dtype | None = None) -> 
 
 def bag(rows: Tensor, distinct: Distinct, weights: Tensor | None = None) -> Tensor:
     """(B, K): Σ_c weights_{b,c} · rows_{places_{b,c}}, of rows (U, K); weights (B, C) need no gradient; None = ones."""
-    return _Bag.apply(rows, distinct, weights)
+    return _Bag.apply(rows, distinct, weights, False)
 
 
 def pairs(rows: Tensor, distinct: Distinct, weights: Tensor | None = None) -> Tensor:
@@ -77,6 +72,15 @@ def pairs(rows: Tensor, distinct: Distinct, weights: Tensor | None = None) -> Te
     weights (B, C) need no gradient; None = ones.
     """
     return _Pairs.apply(rows, distinct, weights)
+
+
+def sum_by(numbers: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(count, K): the sums of the rows (U, K) of each number 0 … count − 1, which `numbers` (U,) has of each."""
+    if numbers.device.type != "cpu":  # torch's own derivative of a lookup, which cuts long lists into pieces
+        return torch.ops.aten.embedding_dense_backward(rows, numbers, count, -1, False)
+    ascending, order = _sorted(numbers.numpy())
+    starts = np.searchsorted(ascending, np.arange(count))
+    return _summed(rows, torch.from_numpy(order), torch.from_numpy(starts), None)
 
 
 class _Take(torch.autograd.Function):
@@ -106,33 +110,35 @@ class _Put(torch.autograd.Function):
 
 
 class _Bag(torch.autograd.Function):
-    """(U, K) → (B, K); its transpose is `_Spread`."""
+    """(U, K) → (B, K), by weights or their squares; its transpose is `_Spread`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, distinct: Distinct, weights: Tensor | None) -> Tensor:
-        ctx.distinct, ctx.weights = distinct, weights
+    def forward(ctx: Any, rows: Tensor, distinct: Distinct, weights: Tensor | None, squared: bool) -> Tensor:
+        ctx.of = distinct, weights, squared
         count, columns = distinct.places.shape
         places = distinct.places.flatten()
         starts = torch.arange(0, count * columns, columns, device=rows.device, dtype=places.dtype)
-        return _summed(rows, places, starts, None if weights is None else weights.flatten())
+        factors = None if weights is None else weights.flatten()
+        return _summed(rows, places, starts, factors.square() if factors is not None and squared else factors)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return _Spread.apply(gradient[0], ctx.distinct, ctx.weights), None, None
+        return _Spread.apply(gradient[0], *ctx.of), None, None, None
 
 
 class _Spread(torch.autograd.Function):
     """(B, K) → (U, K): for each feature the sum over the rows of the batch that it is in, times its weight there."""
 
     @staticmethod
-    def forward(ctx: Any, bags: Tensor, distinct: Distinct, weights: Tensor | None) -> Tensor:
-        ctx.distinct, ctx.weights = distinct, weights
-        by_feature = None if weights is None else weights.flatten().index_select(0, distinct.order)
-        return _summed(bags, distinct.rows_in_order, distinct.starts, by_feature)
+    def forward(ctx: Any, bags: Tensor, distinct: Distinct, weights: Tensor | None, squared: bool) -> Tensor:
+        ctx.of = distinct, weights, squared
+        factors = None if weights is None else distinct.in_order(weights)
+        factors = factors.square() if factors is not None and squared else factors
+        return _summed(bags, distinct.rows_in_order, distinct.starts, factors)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return _Bag.apply(gradient[0], ctx.distinct, ctx.weights), None, None
+        return _Bag.apply(gradient[0], *ctx.of), None, None, None
 
 
 class _Pairs(torch.autograd.Function):
@@ -146,40 +152,48 @@ class _Pairs(torch.autograd.Function):
             one, other = torch.embedding(rows, distinct.places).unbind(1)
             products = (one * other).sum(-1)
             return products if weights is None else products * weights.prod(1)
-        squares = bag(rows.square().sum(-1, keepdim=True), distinct, _squared(weights)).squeeze(-1)
-        return 0.5 * (bag(rows, distinct, weights).square().sum(-1) - squares)
+        sums = ctx.sums = bag(rows, distinct, weights)
+        squares = _Bag.apply(_square(rows), distinct, weights, True).squeeze(-1)
+        return 0.5 * (_square(sums).squeeze(-1) - squares)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return _Across.apply(*ctx.saved_tensors, gradient[0], ctx.distinct, ctx.weights), None, None
+        sums = getattr(ctx, "sums", None)
+        return _Across.apply(*ctx.saved_tensors, gradient[0], sums, ctx.distinct, ctx.weights), None, None
 
 
 class _Across(torch.autograd.Function):
-    """(U, K), (B,) → (U, K): for each feature the sum over its places (b, c) of g_b w_{b,c} Σ_{d≠c} x_{b,d}."""
+    """(U, K), (B,) → (U, K): for each feature the sum over its places (b, c) of g_b w_{b,c} Σ_{d≠c} x_{b,d}.
+
+    sums (B, K): Σ_c x_{b,c}, where they are known.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, factors: Tensor, distinct: Distinct, weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, factors: Tensor, sums: Tensor | None, distinct: Distinct, weights: Tensor | None
+    ) -> Tensor:
         ctx.distinct, ctx.weights = distinct, weights
         ctx.save_for_backward(rows, factors)
         order, starts = distinct.order, distinct.starts
         if distinct.places.shape[1] == 2:
             others = distinct.places.flip(1).flatten().index_select(0, order)
             factors = factors if weights is None else factors * weights.prod(1)
-            return _summed(rows, others.to(order.dtype), starts, factors.index_select(0, distinct.rows_in_order))
-        sums = bag(rows, distinct, weights) * factors.unsqueeze(-1)
-        own = _Spread.apply(factors.unsqueeze(-1), distinct, _squared(weights))
-        return _Spread.apply(sums, distinct, weights).addcmul_(rows, own, value=-1)
+            return _summed(rows, others, starts, factors.index_select(0, distinct.rows_in_order))
+        sums = (bag(rows, distinct, weights) if sums is None else sums) * factors.unsqueeze(-1)
+        own = _Spread.apply(factors.unsqueeze(-1), distinct, weights, True)
+        return _Spread.apply(sums, distinct, weights, False).addcmul_(rows, own, value=-1)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
         (rows, factors), (distinct, weights), by = ctx.saved_tensors, (ctx.distinct, ctx.weights), gradient[0]
         sums = (bag(by, distinct, weights) * bag(rows, distinct, weights)).sum(-1)
-        own = bag((by * rows).sum(-1, keepdim=True), distinct, _squared(weights)).squeeze(-1)
-        return _Across.apply(by, factors, distinct, weights), sums - own, None, None
+        own = _Bag.apply((by * rows).sum(-1, keepdim=True), distinct, weights, True).squeeze(-1)
+        return _Across.apply(by, factors, None, distinct, weights), sums - own, None, None, None
 
 
-def _squared(weights: Tensor | None) -> Tensor | None:
-    return None if weights is None else weights.square()
+def _square(rows: Tensor) -> Tensor:
+    """(…, 1): ‖row‖² of rows (…, K), which nothing of their size is made for."""
+    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
 
 
 def _summed(rows: Tensor, places: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
@@ -190,19 +204,17 @@ def _summed(rows: Tensor, places: Tensor, starts: Tensor, weights: Tensor | None
     return torch.embedding_bag(rows.contiguous(), places, starts, False, 0, False, factors)[0]
 
 
-def _placed(features: Tensor, ids: Tensor) -> Distinct:
-    """The places of ids (B, C) among ascending features."""
-    places = torch.searchsorted(features, ids, out_int32=True)
-    if ids.device.type == "cpu":
-        return _ordered(features, places.numpy().ravel(), ids.shape)
-    flat = places.flatten()
-    counts = flat.bincount(minlength=len(features))
-    return Distinct(features, places, flat.argsort(stable=True), counts.cumsum(0) - counts)
+def _sorted(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (n,) in ascending order, and where each was; equal ones stay in their order."""
+    bits = len(ids).bit_length()  # plain integers are sorted several times as fast as pairs
+    keys = np.left_shift(ids, bits, dtype=np.int64)
+    keys |= np.arange(len(ids))
+    keys.sort()
+    return keys >> bits, keys & ((1 << bits) - 1)
 
 
-def _ordered(features: Tensor, places: np.ndarray, shape: torch.Size) -> Distinct:
-    """The same with the order of the places: a counting sort, which SciPy has as a transposition."""
-    rows = np.arange(len(places) + 1, dtype=np.int32)
-    sparse = csr_matrix((np.ones(len(places), np.int8), places, rows), shape=(len(places), len(features))).tocsc()
-    order, starts = (torch.from_numpy(array) for array in (sparse.indices, sparse.indptr[:-1]))
-    return Distinct(features, torch.from_numpy(places).view(shape), order, starts)
+def _among(features: Tensor, own: Distinct) -> Distinct:
+    """The same places among ascending features that its own are a part of."""
+    places = torch.searchsorted(features, own.features, out_int32=True)[own.places]
+    ends = torch.cat([own.starts, own.starts.new_full((1,), len(own.order))])
+    return Distinct(features, places, own.order, ends[torch.searchsorted(own.features, features)])

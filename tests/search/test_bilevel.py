@@ -94,6 +94,17 @@ def test_the_rows_of_both_batches_are_enough(
     assert all(one is other for one, other in zip(seen, small_fm.tables(), strict=True))
 
 
+def test_weights_without_use_have_no_part_in_it(rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    model = Recommender(FeatureSpace(OFFSETS), MLP(3, 4, [5]), dims=4, std=0.5).double()
+    model.selection = SoftSelection(rng.integers(0, 3, 12), 3, 4).double()
+    batches = {name: random_batch(rng, OFFSETS, 8) for name in ("train", "held_out")}
+    kinds = {"train_loss": train_loss, "held_out_loss": held_out_loss, "xi": 0.05}
+    expected = hypergradient(model, **batches, **kinds)
+    model.interaction.spare = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    assert torch.equal(hypergradient(model, **batches, **kinds), expected)
+
+
 @pytest.mark.parametrize("xi", [0.0, 0.05])
 def test_under_autocast_the_weights_are_those_of_now(xi: float, rng: np.random.Generator) -> None:
     torch.manual_seed(0)

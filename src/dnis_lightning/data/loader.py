@@ -10,7 +10,7 @@ import numpy as np
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.rows import RowFile
 from dnis_lightning.errors import RunError
-from dnis_lightning.lookup import Deduplicator
+from dnis_lightning.lookup import find_distinct
 
 BUFFER_BYTES = 1 << 27
 _STRETCH_ROWS = 1 << 15
@@ -22,8 +22,8 @@ class Loader:
     The files are read in stretches of 2^15 rows, in their order, or in a random one; as many stretches as fit into
     `buffer` bytes are shuffled together. Rows that fit all at once are read once, and their order is any of all.
     batch_size: rows of the *global* batch, of which rank r of `world` takes the rows r, r + world, … (none, if the last
-    batch is that small). seed and the number of the pass give the order. deduplicator: finds each batch's distinct
-    features.
+    batch is that small). seed and the number of the pass give the order. distinct: whether batches come with
+    their distinct features.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         buffer: int = BUFFER_BYTES,
-        deduplicator: Deduplicator | None = None,
+        distinct: bool = False,
     ) -> None:
         self.files = tuple(files)
         self.rows = sum(file.rows for file in files)
@@ -45,7 +45,7 @@ class Loader:
         self._layout = files[0].layout
         self._at_once = max(buffer // self._layout.dtype.itemsize, _STRETCH_ROWS)
         self._held: np.ndarray | None = None
-        self._deduplicator = deduplicator
+        self._distinct = distinct
         self._pass, self._position, self._restored = 0, 0, False
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Loader:
         for records, total in self._batches(self._position):
             self._position += 1
             batch = self._layout.batch(records, total)
-            yield batch if self._deduplicator is None else self._deduplicator(batch)
+            yield find_distinct(batch) if self._distinct else batch
         self._pass, self._position = self._pass + 1, 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dnis_lightning.lookup import sum_by
 
 _AT_ONCE = 1 << 16
 """Rows of a table that are worked on at a time."""
@@ -23,11 +27,12 @@ class SoftSelection(nn.Module):
     def __init__(self, block_of: np.ndarray, blocks: int, dims: int) -> None:
         super().__init__()
         self.gates = nn.Parameter(torch.ones(blocks, dims), requires_grad=False)
-        self.register_buffer("block_of", torch.as_tensor(block_of, dtype=torch.int32), persistent=False)
+        own = torch.tensor(block_of, dtype=torch.int32)  # in torch's memory, whose pages are larger
+        self.register_buffer("block_of", own, persistent=False)
 
     def forward(self, rows: Tensor, features: Tensor) -> Tensor:
         """Rows (…, K) of features (…), each scaled by the gates of its block."""
-        return rows * functional.embedding(self.block_of[features], self.gates)
+        return rows * _Expand.apply(self.gates, self.block_of[features])
 
     @torch.no_grad()
     def merge(self, table: Tensor) -> Tensor:
@@ -40,3 +45,29 @@ class SoftSelection(nn.Module):
     def clip(self) -> None:
         """Line 9 of Algorithm 1: back into [0, 1]."""
         self.gates.clamp_(0, 1)
+
+
+class _Expand(torch.autograd.Function):
+    """(L, K) → (…, K): the rows of blocks (…); its transpose is `_PerBlock`."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, blocks: Tensor) -> Tensor:
+        ctx.blocks, ctx.count = blocks, len(gates)
+        return torch.embedding(gates, blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        return _PerBlock.apply(gradient[0], ctx.blocks, ctx.count), None
+
+
+class _PerBlock(torch.autograd.Function):
+    """(…, K) → (L, K): the sums over each block."""
+
+    @staticmethod
+    def forward(ctx: Any, each: Tensor, blocks: Tensor, count: int) -> Tensor:
+        ctx.blocks = blocks
+        return sum_by(blocks.flatten(), each.flatten(end_dim=-2), count)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        return _Expand.apply(gradient[0], ctx.blocks), None, None

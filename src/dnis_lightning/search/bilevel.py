@@ -92,7 +92,7 @@ def _second_order(
 
     # Θ' = Θ − ξ ∇_Θ L_train, the gradient summed over all ranks
     ahead = {
-        name: (weight - xi * reduce(gradient.detach())).detach().requires_grad_()
+        name: weight.detach().sub(reduce(gradient.detach()), alpha=xi).requires_grad_()
         for (name, weight), gradient in zip(moved.items(), local, strict=True)
     }
     rows = {parameter: ahead[parameter] for parameter in rows}
@@ -100,8 +100,8 @@ def _second_order(
     direct, *vector = torch.autograd.grad(value, [gates, *ahead.values()], materialize_grads=True)
 
     # ∇²_{α,Θ} L_train · v as the gradient of ⟨∇_Θ L_train, v⟩: no matrix is ever built
-    product = sum((gradient * reduce(v)).sum() for gradient, v in zip(local, vector, strict=True))
-    mixed = torch.autograd.grad(product, gates, materialize_grads=True)[0]  # type: ignore[arg-type]
+    pairs = [pair for pair in zip(local, map(reduce, vector), strict=True) if pair[0].requires_grad]
+    mixed = torch.autograd.grad([g for g, _ in pairs], gates, [v for _, v in pairs], materialize_grads=True)[0]
     return reduce(direct - xi * mixed)
 
 

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import CombinedLoader
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.loader import Loader
 from dnis_lightning.data.prepare import Prepared
-from dnis_lightning.lookup import Deduplicator
 from dnis_lightning.search.trial import Rows
 
 
@@ -36,7 +35,6 @@ class SplitsDataModule(L.LightningDataModule):
         super().__init__()
         self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
         self.rows, self.paired, self.shortest = rows, paired, shortest
-        self._deduplicator = Deduplicator(prepared.vocabulary.features)
 
     def train_dataloader(self) -> CombinedLoader:
         """Shuffled batches, a new order each pass."""
@@ -86,5 +84,5 @@ class SplitsDataModule(L.LightningDataModule):
             seed=seed,
             rank=rank,
             world=world,
-            deduplicator=self._deduplicator,
+            distinct=True,
         )
