@@ -67,7 +67,8 @@ def test_without_catching_up_it_is_sparse_adam() -> None:
 
 def test_all_that_is_not_by_row_is_adam() -> None:
     one, other = (table(np.random.default_rng(0), trained=True) for _ in range(2))
-    expected, found = torch.optim.Adam([one], lr=1e-2), LazyAdam([other], lr=1e-2)
+    settings = {"lr": 1e-2, "weight_decay": 0.1}
+    expected, found = torch.optim.Adam([one], **settings), LazyAdam([other], **settings)
     for rows, target in batches(np.random.default_rng(1), 50):
         for weight, optimizer in ((one, expected), (other, found)):
             optimizer.zero_grad()
@@ -75,6 +76,42 @@ def test_all_that_is_not_by_row_is_adam() -> None:
             (looked_up - target).square().mean().backward()
             optimizer.step()
     torch.testing.assert_close(one, other)
+
+
+def test_groups_step_together_as_they_would_alone() -> None:
+    rng = np.random.default_rng(0)
+    first = [table(rng, trained=trained) for trained in (False, False, True, True)]
+    second = copy.deepcopy(first)
+    settings = [{"by_row": True}, {"by_row": True, "lr": 2e-2}, {}, {"weight_decay": 0.1}]
+    groups = [
+        [{"params": [parameter], **one} for parameter, one in zip(parameters, settings, strict=True)]
+        for parameters in (first, second)
+    ]
+    together, alone = LazyAdam(groups[0], lr=1e-2), [LazyAdam([group], lr=1e-2) for group in groups[1]]
+    for step, (rows, target) in enumerate(batches(rng, 30)):
+        used = [
+            step % 3 != 0,
+            True,
+            True,
+            step % 4 != 0,
+        ]  # the first table and the last weight rest at times
+        if step == 15:
+            together.param_groups[0]["lr"] = alone[0].param_groups[0]["lr"] = 5e-3
+        for parameters, optimizers in ((first, [together] * 4), (second, alone)):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            for parameter, optimizer, group, is_used in zip(parameters, optimizers, settings, used, strict=True):
+                if is_used:
+                    values = optimizer.gather(parameter, rows) if "by_row" in group else parameter[rows]
+                    (values - target).square().mean().backward()
+            for optimizer in dict.fromkeys(optimizers):
+                optimizer.step()
+    for optimizer in (together, *alone):
+        optimizer.settle()
+    for one, other, optimizer in zip(first, second, alone, strict=True):
+        assert torch.equal(one, other)
+        for name, tensor in optimizer.state[other].items():
+            assert torch.equal(together.state[one][name], tensor)
 
 
 def test_it_goes_on_from_its_state() -> None:
@@ -114,6 +151,26 @@ def test_rows_of_any_width_are_written_back_whole(dims: int, dtype: torch.dtype)
     torch.testing.assert_close(weight[rows], before[rows] - 0.5, rtol=0, atol=1e-2)
     others = [row for row in range(FEATURES) if row not in rows]
     assert torch.equal(weight[others], before[others])
+
+
+def test_moments_are_taken_for_what_they_are_however_small() -> None:
+    dense, lazy = (table(np.random.default_rng(0), trained=trained).float() for trained in (True, False))
+    dense, lazy = nn.Parameter(dense.detach()), nn.Parameter(lazy.detach(), requires_grad=False)
+    expected, found = (
+        torch.optim.Adam([dense], lr=1e-2, eps=1e-20),
+        LazyAdam([{"params": [lazy], "by_row": True}], lr=1e-2, eps=1e-20),
+    )
+    for step in range(20):
+        expected.zero_grad()
+        found.zero_grad()
+        scale = 1e-14 if step == 0 else 0.0
+        (dense * scale).sum().backward()
+        if step == 0:
+            (found.gather(lazy, torch.arange(FEATURES)) * scale).sum().backward()
+        expected.step()
+        found.step()
+    found.settle()
+    torch.testing.assert_close(lazy, dense.detach(), rtol=0, atol=1e-4)
 
 
 def test_betas_for_which_there_is_no_sum() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -19,6 +19,9 @@ _AT_ONCE = 1 << 12
 """Rows that are brought up to date at a time."""
 _VANISHED = 1e-30
 """What is left of momentum after so long a sleep is nothing: most of it would be too small for fast arithmetic."""
+_ABOVE_ZERO = 1e-37
+"""Added to second moments before their roots are taken: that of 0 takes several times as long as others, and those of
+numbers below 1e-38. Its own root is far below any ε of use."""
 
 
 class _Taken(NamedTuple):
@@ -28,6 +31,15 @@ class _Taken(NamedTuple):
     values: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
+
+
+class _Moving(NamedTuple):
+    """What a step moves: values that have a gradient, their two moments, the number of the step, counted on."""
+
+    values: Any
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
 
 
 class LazyAdam(Optimizer):
@@ -97,8 +109,15 @@ class LazyAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        alike: dict[tuple[Any, ...], list[_Moving]] = {}
         for group in self.param_groups:
-            (self._step_rows if group["by_row"] else self._step_dense)(group)
+            settings = group["lr"], tuple(group["betas"]), group["eps"], group["weight_decay"]
+            alike.setdefault(settings, []).extend(self._moving(group))
+        for settings, moving in alike.items():
+            _adam(moving, *settings)
+        for parameter, taken in self._taken.items():
+            if taken.values.grad is not None:
+                self._put(parameter, taken, self.state[parameter])
         self._taken = {}
         return loss
 
@@ -120,57 +139,18 @@ class LazyAdam(Optimizer):
                     behind = rows[state["last"][rows] < state["step"].to(state["last"].dtype)]
                     self._put(parameter, self._take(parameter, behind, group), state)
 
-    def _step_rows(self, group: dict[str, Any]) -> None:
-        moved = []
+    def _moving(self, group: dict[str, Any]) -> Iterator[_Moving]:
+        """What has gradients; for a table of which nothing has, the step passes."""
         for parameter in group["params"]:
-            state, taken = self._state(parameter, by_row=True), self._taken.get(parameter)
-            if taken is None or taken.values.grad is None:
-                state["step"] += 1
-            else:
-                moved.append((parameter, state, taken))
-        self._adam(
-            [taken.values for _, _, taken in moved],
-            [taken.exp_avg for _, _, taken in moved],
-            [taken.exp_avg_sq for _, _, taken in moved],
-            [state["step"] for _, state, _ in moved],
-            group,
-        )
-        for parameter, state, taken in moved:
-            self._put(parameter, taken, state)
-
-    def _step_dense(self, group: dict[str, Any]) -> None:
-        moved = [p for p in group["params"] if p.grad is not None]
-        states = [self._state(p, by_row=False) for p in moved]
-        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        self._adam(moved, means, squares, steps, group)
-
-    def _adam(
-        self,
-        values: list[Any],
-        means: list[Tensor],
-        squares: list[Tensor],
-        steps: list[Tensor],
-        group: dict[str, Any],
-    ) -> None:
-        if not values:
-            return
-        beta1, beta2 = group["betas"]
-        adam(
-            values,
-            [one.grad for one in values],
-            means,
-            squares,
-            [],
-            steps,
-            fused=True,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+            if group["by_row"]:
+                state, taken = self._state(parameter, by_row=True), self._taken.get(parameter)
+                if taken is None or taken.values.grad is None:
+                    state["step"] += 1
+                else:
+                    yield _Moving(taken.values, taken.exp_avg, taken.exp_avg_sq, state["step"])
+            elif parameter.grad is not None:
+                state = self._state(parameter, by_row=False)
+                yield _Moving(parameter, state["exp_avg"], state["exp_avg_sq"], state["step"])
 
     def _take(self, parameter: Tensor, rows: Tensor, group: dict[str, Any], *, decayed: bool = True) -> _Taken:
         """Rows as they would be now; their moments too, or if not `decayed`, nothing of use in their place."""
@@ -180,13 +160,14 @@ class LazyAdam(Optimizer):
         if group["catch_up"]:
             step, last = int(state["step"]), state["last"].index_select(0, rows)
             sleeps = self._sleeps_of(group["betas"])
-            root = taken.exp_avg_sq.sqrt() if decayed else taken.exp_avg_sq.sqrt_()
+            squares = taken.exp_avg_sq
+            root = (squares.add(_ABOVE_ZERO) if decayed else squares.add_(_ABOVE_ZERO)).sqrt_()
             sleeps.drift(taken, root, last, step, group["lr"], group["eps"])
             if decayed:
                 sleeps.decay(taken, last, step)
         return taken
 
-    def _put(self, parameter: nn.Parameter, taken: _Taken, state: dict[str, Tensor]) -> None:
+    def _put(self, parameter: Tensor, taken: _Taken, state: dict[str, Tensor]) -> None:
         for whole, part in (
             (parameter.detach(), taken.values.detach()),
             (state["exp_avg"], taken.exp_avg),
@@ -215,6 +196,27 @@ class LazyAdam(Optimizer):
         return self._sleeps[betas]
 
 
+def _adam(moving: list[_Moving], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+    """A step of Adam by torch's own fused loop."""
+    if moving:
+        adam(
+            [one.values for one in moving],
+            [one.values.grad for one in moving],
+            [one.exp_avg for one in moving],
+            [one.exp_avg_sq for one in moving],
+            [],
+            [one.step for one in moving],
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            maximize=False,
+        )
+
+
 def _in_words(rows: Tensor) -> Tensor:
     """The same memory in the largest units that a row divides into: it is copied unit by unit."""
     size = rows.shape[1] * rows.element_size()
@@ -232,7 +234,7 @@ class _Sleeps:
 
     def __init__(self, beta1: float, beta2: float) -> None:
         self.beta1, self.beta2, self.ratio = beta1, beta2, beta1 / math.sqrt(beta2)
-        self._sums = self._ratios = self._decays1 = self._decays2 = torch.empty(0, dtype=torch.float64)
+        self._sums = self._powers = torch.empty(0, dtype=torch.float64)
         self._last: tuple[Tensor, int, torch.dtype, tuple[Tensor, ...]] | None = None
 
     def drift(self, taken: _Taken, root: Tensor, last: Tensor, step: int, lr: float, eps: float) -> None:
@@ -250,13 +252,13 @@ class _Sleeps:
     def _factors(self, last: Tensor, step: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """(U, 1) each: the sum, β₁^Δ, β₂^Δ. Tables that are looked up together slept alike: once is enough for them."""
         known = self._last
-        if known is not None and known[1:3] == (step, dtype) and torch.equal(known[0], last):
+        if known and known[1:3] == (step, dtype) and (known[0] is last or torch.equal(known[0], last)):
             return known[3]
         self._extend(step, last.device)
-        slept = step - last
-        drift = self._sums.index_select(0, last) - self._ratios.index_select(0, slept) * self._sums[step]
-        factors = drift, self._decays1.index_select(0, slept), self._decays2.index_select(0, slept)
-        self._last = last, step, dtype, tuple(factor.to(dtype).unsqueeze(1) for factor in factors)
+        powers = self._powers.index_select(0, step - last)
+        drift = self._sums.index_select(0, last).unsqueeze(1).addcmul_(powers[:, :1], self._sums[step], value=-1)
+        decays = powers.to(dtype)
+        self._last = last, step, dtype, (drift.to(dtype), decays[:, 1:2], decays[:, 2:])
         return self._last[3]
 
     def _extend(self, step: int, device: torch.device) -> None:
@@ -266,8 +268,8 @@ class _Sleeps:
         steps = np.arange(1 << max(step.bit_length(), 10))  # the same after a resume
         decays1 = self.beta1**steps
         decays1[decays1 < _VANISHED] = 0
-        tables = self._sums_after(len(steps)), self.ratio**steps, decays1, self.beta2**steps
-        self._sums, self._ratios, self._decays1, self._decays2 = (torch.from_numpy(t).to(device) for t in tables)
+        powers = np.stack([self.ratio**steps, decays1, self.beta2**steps], axis=1)
+        self._sums, self._powers = (torch.from_numpy(t).to(device) for t in (self._sums_after(len(steps)), powers))
 
     def _sums_after(self, steps: int) -> np.ndarray:
         """A_0 … A_{steps−1}, by A_s = r (c_{s+1} + A_{s+1}) from so late on that nothing of its start is left."""
