@@ -118,8 +118,7 @@ class _Bag(torch.autograd.Function):
         count, columns = distinct.places.shape
         places = distinct.places.flatten()
         starts = torch.arange(0, count * columns, columns, device=rows.device, dtype=places.dtype)
-        factors = None if weights is None else weights.flatten()
-        return _summed(rows, places, starts, factors.square() if factors is not None and squared else factors)
+        return _summed(rows, places, starts, None if weights is None else weights.flatten(), squared=squared)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
@@ -132,9 +131,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bags: Tensor, distinct: Distinct, weights: Tensor | None, squared: bool) -> Tensor:
         ctx.of = distinct, weights, squared
-        factors = None if weights is None else distinct.in_order(weights)
-        factors = factors.square() if factors is not None and squared else factors
-        return _summed(bags, distinct.rows_in_order, distinct.starts, factors)
+        by_feature = None if weights is None else distinct.in_order(weights)
+        return _summed(bags, distinct.rows_in_order, distinct.starts, by_feature, squared=squared)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
@@ -196,12 +194,16 @@ def _square(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
 
 
-def _summed(rows: Tensor, places: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
-    """(lists, K): the sums of lists of rows; all places one after the other, and where each list starts."""
+def _summed(rows: Tensor, places: Tensor, starts: Tensor, weights: Tensor | None, *, squared: bool = False) -> Tensor:
+    """(lists, K): the sums of lists of rows; all places one after the other, and where each list starts.
+
+    weights: of the places, to be `squared` first or not; None = ones.
+    """
     if not rows.shape[1] or not len(starts):
         return rows.new_zeros(len(starts), rows.shape[1])
-    factors = None if weights is None else weights.to(rows.dtype)
-    return torch.embedding_bag(rows.contiguous(), places, starts, False, 0, False, factors)[0]
+    if weights is not None:
+        weights = (weights.square() if squared else weights).to(rows.dtype)
+    return torch.embedding_bag(rows.contiguous(), places, starts, False, 0, False, weights)[0]
 
 
 def _sorted(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
