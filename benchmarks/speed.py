@@ -67,7 +67,7 @@ class Case:
         return replace(self, mode="reference").name
 
 
-MODES = {"reference": 16, "adam": 30, "lazy": 100, "standing": 100, "search1": 60, "search2": 40}
+MODES = {"reference": 16, "adam": 30, "lazy": 100, "catchup": 100, "search1": 60, "search2": 40}
 CASES = [
     Case(data, model, mode, steps * (1 if data == "criteo" else 4))
     for data, model in (("criteo", "fm"), ("criteo", "deepfm"), ("movielens", "mf"))
@@ -227,7 +227,7 @@ def _fit(case: Case, prepared: Prepared) -> tuple[float, float]:
             clock.tick()
 
     dense = partial(torch.optim.Adam, lr=1e-3, fused=True)
-    lazy = partial(LazyAdam, lr=1e-3, catch_up=case.mode != "standing")
+    lazy = partial(LazyAdam, lr=1e-3, catch_up=case.mode == "catchup")
     step = WeightStep(dense if case.mode == "adam" else lazy, by_row=case.mode != "adam")
     gates = GateStep(xi=0.001 if case.mode == "search2" else 0.0) if case.mode.startswith("search") else None
     if case.mode == "nothing":

@@ -148,6 +148,7 @@ PAPER = {
     "data.split": "paper",
     "data.batch_size": 4096,
     "optimizer.lr": 0.001,
+    "optimizer.node.catch_up": True,
     "search.base_dim": 64,
     "search.gates_lr": 0.01,
     "search.gates_lr_per": "step",
