@@ -115,6 +115,13 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
             ["model=mlp", "model.hidden=deep"],
             "hidden: it should be 'paper' or 'authors' or should be a valid list, got 'deep'",
         ),
+        (["data=movielens-1m", "data.negatives=2"], "data.negatives: nothing reads it with data.task=rating; it is of"),
+        (
+            ["data=movielens-1m", "data.task=topk", "data.loss=bpr", "data.positive_weight=2"],
+            "nothing reads it with data.l",
+        ),
+        (["data=movielens-1m", "data.task=topk", "data.top=[]"], "data.top: it should have at least 1 item"),
+        (["data.task=topk"], "data.task: it should be 'rating' or 'ctr', got 'topk'"),
         (["model=mlp", "model.hidden=[8,0]"], "model.hidden: it should be"),
         (["model=mlp", "model.dropout=1.0"], "model.dropout: it should be less than 1, got 1.0"),
         (["model=xdeepfm", "model.cin_layers=[]"], "model.cin_layers: it should"),

@@ -14,8 +14,8 @@ import dnis_lightning
 
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
-    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory"},
-    {"lookup"},
+    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures"},
+    {"lookup", "ranking"},
     {"data", "blocks", "scheme", "folder", "arguments"},
     {"embedding", "interaction", "tasks"},
     {"recommender"},

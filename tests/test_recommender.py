@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.deepfm import DeepFM
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.lookup import find_distinct
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from tests.conftest import random_batch
@@ -113,3 +117,34 @@ def test_two_tables_make_rows_and_gates_twice_as_wide() -> None:
     interaction = FM()
     interaction.tables = 2
     assert Recommender(FeatureSpace(OFFSETS), interaction, dims=4).table.weight.shape == (12, 8)
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+@pytest.mark.parametrize("user_column", [0, 1])
+@pytest.mark.parametrize("interaction", [FM, lambda: NeuMF(2, 4), lambda: AutoInt(2, 4)])
+def test_scores_are_the_logits_of_each_pair(
+    interaction: object, user_column: int, first_order: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnis_lightning.recommender._PAIRS_AT_ONCE", 10)
+    torch.manual_seed(0)
+    made = interaction()  # type: ignore[operator]
+    model = Recommender(FeatureSpace((0, 7, 12)), made, dims=4, std=0.5, first_order=first_order, global_bias=0.3)
+    model.selection = SoftSelection(rng.integers(0, 3, 12), 3, model.table.kept().shape[1])
+    model.selection.gates.data.uniform_(0.2, 0.9)
+    if model.first_order is not None:
+        model.first_order.weight.data.normal_()
+    model = model.double().eval()
+    of_users, of_items = ((0, 7), (7, 12)) if user_column == 0 else ((7, 12), (0, 7))
+    users, items = torch.arange(*of_users), torch.arange(*of_items)
+
+    def logit(user: int, item: int) -> float:
+        pair = [user, item] if user_column == 0 else [item, user]
+        return float(model(Batch(torch.tensor([pair]), torch.zeros(1))).logits)
+
+    expected = torch.tensor([[logit(int(user), int(item)) for item in items] for user in users], dtype=torch.float64)
+    torch.testing.assert_close(model.scores(users, items, user_column), expected, rtol=1e-12, atol=1e-12)
+    own = torch.from_numpy(rng.integers(0, len(items), (len(users), 3)))
+    picked = model.scores(users, items[own], user_column)
+    torch.testing.assert_close(picked, expected.gather(1, own), rtol=1e-12, atol=1e-12)
+    own = torch.where(own == 0, -1, items[own])
+    assert model.scores(users, own, user_column).shape == own.shape  # where there is no item, any number

@@ -13,8 +13,9 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.errors import DataError
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mlp import MLP
+from dnis_lightning.ranking import Query
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.tasks import TASKS, ClickThrough, Objective, Rating
+from dnis_lightning.tasks import ClickThrough, Objective, Rating, TopK
 
 
 def test_rating_is_squared_error(rng: np.random.Generator) -> None:
@@ -46,7 +47,7 @@ def test_click_metrics_are_auc_and_logloss(rng: np.random.Generator) -> None:
 
 def test_there_is_no_auc_where_all_labels_are_alike() -> None:
     for label, known in (([1.0, 1.0], False), ([0.0, 0.0], False), ([0.0, 1.0], True)):
-        metrics = TASKS["ctr"]().metrics()
+        metrics = ClickThrough().metrics()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             metrics.update(torch.tensor([0.1, 0.2]), torch.tensor(label))
@@ -96,3 +97,64 @@ def test_the_net_is_all_weight_matrices_and_no_bias() -> None:
     with torch.no_grad():
         assert model(batch).net is None
     assert Recommender(FeatureSpace((0, 3, 5)), FM(), dims=4)(batch).net is None
+
+
+def topk(**options: object) -> TopK:
+    return TopK(**{"negatives": 3, "loss": "bce", "positive_weight": 1.0, "tops": [5, 10, 1, 5]} | options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_pointwise_loss_is_cross_entropy_with_a_weight(weight: float, rng: np.random.Generator) -> None:
+    logits, label = rng.normal(size=(5, 4)), np.zeros((5, 4))
+    label[:, 0] = 1
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(weight * label * np.log(p) + (1 - label) * np.log(1 - p))
+    found = topk(positive_weight=weight).losses(*(torch.from_numpy(one.ravel()) for one in (logits, label)))
+    assert found.numpy() == pytest.approx(expected.ravel(), rel=1e-12)
+
+
+def test_pairwise_loss_is_the_mean_over_pairs(rng: np.random.Generator) -> None:
+    logits = rng.normal(size=(5, 4))
+    label = torch.tensor([1.0, 0, 0, 0]).repeat(5)
+    pairs = [-np.log(1 / (1 + np.exp(-(row[0] - other)))) for row in logits for other in row[1:]]
+    task, flat = topk(loss="bpr"), torch.from_numpy(logits.ravel())
+    assert float(task.loss(flat, label)) == pytest.approx(np.mean(pairs), rel=1e-12)
+    shares = [task.loss(flat.view(5, 4)[r::2].flatten(), label.view(5, 4)[r::2].flatten(), rows=20) for r in (0, 1)]
+    assert float(sum(shares)) == pytest.approx(np.mean(pairs), rel=1e-12)
+
+
+def test_top_k_is_decided_by_ndcg_at_the_largest_k() -> None:
+    task = topk()
+    assert task.tops == [1, 5, 10]
+    assert task.monitor == "ndcg@10"
+    assert set(task.measured) == {
+        f"{m}@{k}" for m in ("recall", "hr", "mrr", "ndcg", "precision", "map") for k in task.tops
+    }
+
+
+def test_the_best_constant_of_a_row_and_its_negatives() -> None:
+    for weight in (1.0, 4.0):
+        task, start = topk(positive_weight=weight), 0.0
+        label = torch.tensor([1.0, 0, 0, 0])
+        losses = {
+            step: float(task.loss(torch.full((4,), task.base_logit(start) + step), label)) for step in (-0.1, 0, 0.1)
+        }
+        assert min(losses, key=lambda step: losses[step]) == 0
+    assert topk(loss="bpr").base_logit(0.0) == 0
+
+
+def test_a_query_is_scored_with_its_user_in_the_right_column() -> None:
+    asked = []
+
+    class Model:
+        def scores(self, users: torch.Tensor, items: torch.Tensor, user_column: int) -> torch.Tensor:
+            asked.append((users.tolist(), items.tolist(), user_column, torch.is_autocast_enabled("cpu")))
+            return torch.tensor([[1.0, 2.0]])
+
+    task, nothing = topk(), torch.zeros((2, 0), dtype=torch.int64)
+    metrics, one = task.metrics(), torch.ones(1, dtype=torch.int64)
+    query = Query(torch.tensor([7]), torch.tensor([3, 4]), nothing, torch.tensor([[0], [1]]), one, one, user_column=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        task.assess(metrics, Model(), query)  # type: ignore[arg-type]
+    assert asked == [([7], [3, 4], 1, False)]
+    assert float(metrics.compute()["hr@1"]) == 1

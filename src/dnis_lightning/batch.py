@@ -49,6 +49,7 @@ class Batch:
     means one each.
     total: rows of the *global* batch, of which these B are one rank's share; None means B.
     distinct: the features that are in `ids`, each once; None = not worked out.
+    user (B,) or None: the raw code of each row's user, int64, where that is asked for.
     """
 
     ids: Tensor
@@ -57,6 +58,7 @@ class Batch:
     offsets: Tensor | None = None
     total: int | None = None
     distinct: Distinct | None = None
+    user: Tensor | None = None
 
     @property
     def size(self) -> int:

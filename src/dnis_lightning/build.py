@@ -13,7 +13,11 @@ from hydra.utils import instantiate
 from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.blueprint import Blueprint, build_interaction, construct
 from dnis_lightning.data.arrays import forget
+from dnis_lightning.data.interactions import Interactions, user_column
+from dnis_lightning.data.liked import Liked
+from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared, prepare
+from dnis_lightning.data.queries import Queries
 from dnis_lightning.data.roles import near
 from dnis_lightning.data.source import Source
 from dnis_lightning.data.table import Table
@@ -25,7 +29,7 @@ from dnis_lightning.search.prune import Pruning
 from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, Schedule
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.settings import Settings
-from dnis_lightning.tasks import TASKS, Objective, Task
+from dnis_lightning.tasks import ClickThrough, Objective, Rating, Task, TopK
 from dnis_lightning.training.fit_module import WeightStep
 from dnis_lightning.training.lazy_adam import LazyAdam
 
@@ -42,6 +46,8 @@ def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
     if isinstance(source, Table):
         source.check_split(data.split)
         log.info("%s", source.described())
+    if data.least_label is not None:
+        source = Liked(source, data.least_label)
     _check_min_counts(data.min_counts or {}, [field.name for field in source.fields])
     prepared = prepare(
         source,
@@ -51,6 +57,8 @@ def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
         options=VocabularyOptions(data.min_count, data.min_counts or {}, data.numeric_as, data.bins),
         pooling=data.pooling,
         max_values=data.max_values,
+        with_user=data.task == "topk",
+        candidates=data.candidates,
     )
     told = prepared.dataset
     if told.skipped:
@@ -118,8 +126,10 @@ def check_method(settings: Settings) -> None:
         raise ConfigError(f"search.trial={trial}: a trial of search={name} depends on those before it; leave it out")
     if trial is not None and trial >= method.trial_count:
         raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {method.trial_count - 1}")
-    fields = len(construct(settings.data.source).fields)
-    build_interaction(settings.model.interaction, fields=fields, dims=settings.search.base_dim)
+    source = construct(settings.data.source)
+    if settings.data.task == "topk":
+        user_column(source.name, source.fields, source.user_field)
+    build_interaction(settings.model.interaction, fields=len(source.fields), dims=settings.search.base_dim)
     try:
         optimizer = weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as fault:
@@ -161,13 +171,52 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
     if prepared.vocabulary.is_out_of_vocabulary.all():
         most = "no feature occurs that often in train"
         raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
-    make_blueprint(settings, prepared, TASKS[settings.data.task]())
+    if (feedback := make_feedback(settings, prepared)) is not None:
+        _check_queries(settings, feedback)
+    make_blueprint(settings, prepared, make_task(settings))
+
+
+def _check_queries(settings: Settings, feedback: Feedback) -> None:
+    dataset = feedback.interactions.prepared.dataset
+    if settings.data.least_label is None and dataset.binary and not dataset.label.all() and dataset.label.any():
+        log.warning(
+            "%s: some labels are 0, some 1; every row counts as an item that was had, whatever its label; "
+            "data.least_label=1 leaves out the zeros",
+            dataset.name,
+        )
+    if feedback.interactions.catalogue < 2:
+        raise ConfigError(
+            f"data.task=topk: {feedback.interactions.catalogue} items occur often enough in train, so there is nothing "
+            f"to choose; see data.min_count={settings.data.min_count} and data.min_counts"
+        )
+    for part in ("select", "test"):
+        if not len(Queries(feedback.interactions, part)):
+            raise ConfigError(
+                f"data.split={settings.data.split}: no user has an item in {part} that was not there before; take "
+                "another data.split"
+            )
+
+
+def make_task(settings: Settings) -> Task:
+    """What is predicted, and by which loss."""
+    data = settings.data
+    if data.task == "topk":
+        return TopK(negatives=data.negatives, loss=data.loss, positive_weight=data.positive_weight, tops=data.top)
+    return Rating() if data.task == "rating" else ClickThrough()
+
+
+def make_feedback(settings: Settings, prepared: Prepared) -> Feedback | None:
+    """Who had what, for data.task=topk. Raises ConfigError where the data do not say."""
+    data = settings.data
+    if data.task != "topk":
+        return None
+    return Feedback(Interactions.of(prepared), data.negatives, data.negatives_power)
 
 
 def make_objective(settings: Settings) -> Objective:
     """The loss of the task with this model's L2."""
     model = settings.model
-    return Objective(TASKS[settings.data.task](), model.l2, model.l2_bias, model.l2_net)
+    return Objective(make_task(settings), model.l2, model.l2_bias, model.l2_net)
 
 
 def weight_step(settings: Settings) -> WeightStep:

@@ -223,7 +223,25 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
         yield "model.l2_bias: there are no first-order terms with model.first_order=false"
+    yield from _idle_in_topk(config, given)
     yield from _idle_pruning(config, sorted(key for key in given if key.startswith("prune.")))
+
+
+_OF_TOPK = {
+    f"data.{name}"
+    for name in ("least_label", "negatives", "negatives_power", "loss", "positive_weight", "top", "candidates")
+}
+
+
+def _idle_in_topk(config: DictConfig, given: Iterable[str]) -> Iterator[str]:
+    if not OmegaConf.is_dict(config.get("data")):
+        return
+    if (task := config.data.get("task")) != "topk":
+        yield from (
+            f"{key}: nothing reads it with data.task={task}; it is of topk" for key in sorted(_OF_TOPK & set(given))
+        )
+    elif "data.positive_weight" in given and config.data.get("loss") == "bpr":
+        yield "data.positive_weight: nothing reads it with data.loss=bpr; it is of bce"
 
 
 _ONLY_OF = {

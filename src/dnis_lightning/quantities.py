@@ -28,8 +28,11 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed of a random number generator."""
 
-TaskName = Literal["rating", "ctr"]
+TaskName = Literal["rating", "ctr", "topk"]
 """What is predicted."""
+
+TopkLoss = Literal["bce", "bpr"]
+"""What items that a user had are set against: nothing, by row, or negatives, by pair."""
 
 SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out", "column"]
 """How rows are shared out between train, search, select and test."""

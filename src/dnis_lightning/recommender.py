@@ -20,6 +20,7 @@ from dnis_lightning.scheme import Scheme
 
 GATES = "selection.gates"
 """The name of α among a recommender's parameters."""
+_PAIRS_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,38 @@ class Recommender(nn.Module):
             of_distinct: Callable[[Tensor, Batch], Tensor] = self.interaction.of_distinct  # type: ignore[assignment]
             return of_distinct(rows, batch)
         return self.interaction(_pooled(take(rows, batch.distinct), batch), batch)
+
+    def scores(self, users: Tensor, items: Tensor, user_column: int = 0) -> Tensor:
+        """Logits (Q, M) of each of the users (Q,) with each of the items (M,), or with some of its own (Q, M).
+
+        Users and items are table rows of two fields, of which that of the user is in column `user_column`; where there
+        is no item, as −1 says, a logit is that of any other. Interactions with a method `of_pairs` get each row once,
+        and not once for each pair, `pairs_at_once` of which may be made side by side.
+        """
+        pairs = getattr(self.interaction, "pairs_at_once", _PAIRS_AT_ONCE)
+        at_once = max(pairs // max(items.shape[-1], 1), 1)
+        if items.ndim == 2 or not hasattr(self.interaction, "of_pairs"):
+            parts = zip(users.split(at_once), items.expand(len(users), -1).split(at_once), strict=True)
+            return torch.cat([self._of_each_pair(some, own, user_column) for some, own in parts])
+        of_pairs: Callable[[Tensor, Tensor], Tensor] = self.interaction.of_pairs  # type: ignore[assignment]
+        rows, others = self._gated(users), self._gated(items)
+        found = [
+            of_pairs(some, others) if not user_column else of_pairs(others, some).T for some in rows.split(at_once)
+        ]
+        logits = torch.cat(found)
+        if self.first_order is not None:
+            logits += self.first_order(users, gather)[:, None] + self.first_order(items, gather)
+        return logits if self.global_bias is None else logits.add_(self.global_bias)
+
+    def _of_each_pair(self, users: Tensor, items: Tensor, user_column: int) -> Tensor:
+        """Logits (Q, M) of users (Q,) with items (Q, M), as of any other batch."""
+        pair = [users[:, None].expand_as(items), items.clamp(min=0)]
+        ids = torch.stack(pair if not user_column else pair[::-1], dim=-1).flatten(0, 1)
+        return self(Batch(ids, torch.zeros(len(ids), device=ids.device))).logits.view_as(items)
+
+    def _gated(self, features: Tensor) -> Tensor:
+        rows = self.table(features, gather)
+        return rows if self.selection is None else self.selection(rows, features)
 
     def compile_interaction(self) -> None:
         """Let torch.compile make code of the interaction when it is first used: of its parts, where these are called.

@@ -17,16 +17,18 @@ from dnis_lightning import __version__
 from dnis_lightning.blueprint import Blueprint, construct
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
+from dnis_lightning.measures import cost, headline, monitor
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.settings import Settings
-from dnis_lightning.tasks import TASKS
 
 SCHEMA = 1
 
 
-def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> dict[str, Any]:
-    """The keys of `result.json` that say what was run on what."""
+def identity(
+    settings: Settings, prepared: Prepared, blueprint: Blueprint, queries: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, Any]:
+    """The keys of `result.json` that say what was run on what; queries: see `Queries.told`, of each part."""
     return {
         "schema": SCHEMA,
         "data": settings.data.name,
@@ -40,6 +42,7 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
         "search_is_select": prepared.split.shared,
         "trial": settings.search.trial,
         "rows": prepared.rows,
+        **({} if queries is None else {"queries": queries}),
         "skipped_rows": prepared.dataset.skipped,
         "features": blueprint.space.features,
         "fields": blueprint.space.fields,
@@ -57,8 +60,10 @@ def identity(settings: Settings, prepared: Prepared, blueprint: Blueprint) -> di
 def select_metric(told: Mapping[str, Any], of: str) -> float:
     """What decided on select, smaller is better, of a finished run's unpruned model or of one of its cuts."""
     models = {"unpruned": told["unpruned"]} | {cut["budget"]: cut for cut in told["pruned"]}
-    value = models[of]["metrics"][f"select/{TASKS[told['task']].monitor}"]
-    return math.inf if value is None else float(value)  # JSON has no numbers that are not finite
+    metrics = models[of]["metrics"]
+    names = [name.removeprefix("select/") for name in metrics if name.startswith("select/")]
+    decisive = monitor(told["task"], names)
+    return cost(decisive, metrics[f"select/{decisive}"])  # None where JSON has no number for it
 
 
 def other_sizes(model: Recommender) -> dict[str, int]:
@@ -138,7 +143,7 @@ def recovery_of(settings: Settings, prepared: Prepared, dims: Mapping[str, np.nd
 def summary(result: Mapping[str, Any]) -> str:
     """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics."""
     lines = [{"budget": "unpruned", **result["unpruned"]}, *result["pruned"]]
-    metrics = list(result["unpruned"]["metrics"])
+    metrics = headline(list(result["unpruned"]["metrics"]))
     rows = [["", "kept", "CR", "MiB", "layout", *metrics]]
     for line in lines:
         rate = line["compression_rate"]

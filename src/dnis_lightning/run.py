@@ -14,8 +14,10 @@ from dnis_lightning import build, result
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
 from dnis_lightning.cutting import Cutter, Metrics
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.data.queries import Queries
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
+from dnis_lightning.measures import cost
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
@@ -49,6 +51,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.objective = build.make_objective(self.settings)
+        self.feedback = build.make_feedback(self.settings, self.prepared)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
@@ -159,8 +162,7 @@ class Run:
 
     def _score(self, facts: Mapping[str, Any]) -> float:
         """What trials are compared by, smaller is better; infinite where training diverged."""
-        score = facts[f"select/{self.task.monitor}"]
-        return score if math.isfinite(score) else math.inf
+        return cost(self.task.monitor, facts[f"select/{self.task.monitor}"])
 
     def _best_model(self) -> Recommender:
         all_ranks_here()
@@ -207,9 +209,19 @@ class Run:
     # what they share
 
     def _evaluate(self, model: Recommender, split: str) -> Metrics:
-        data = SplitsDataModule(self.prepared, batch_size=self.settings.data.batch_size, seed=0)
+        batch_size = self.settings.data.batch_size
+        data = SplitsDataModule(self.prepared, batch_size=batch_size, seed=0, feedback=self.feedback)
         batches = data.val_dataloader() if split == "select" else data.test_dataloader()
-        return {f"{split}/{name}": value for name, value in evaluate(model, batches, self.task, self._device()).items()}
+        found = evaluate(model, batches, self.task, self._device())
+        if split == "test" and (given := data.candidates_dataloader()) is not None:
+            among = evaluate(model, given, self.task, self._device())
+            found |= {f"{name}_of_{given.items}": value for name, value in among.items()}
+        return {f"{split}/{name}": value for name, value in found.items()}
+
+    def _queries(self) -> dict[str, dict[str, int]] | None:
+        if self.feedback is None:
+            return None
+        return {part: Queries(self.feedback.interactions, part).told for part in ("select", "test")}
 
     def _device(self) -> str:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.settings.trainer.accelerator == "gpu" else "cpu"
@@ -224,7 +236,7 @@ class Run:
     ) -> dict[str, Any]:
         total = self.journal.seconds() + self.prepare_seconds
         return {
-            **result.identity(self.settings, self.prepared, self.blueprint),
+            **result.identity(self.settings, self.prepared, self.blueprint, self._queries()),
             "chosen_trial": None if self.best is None else self.best.name,
             "unpruned": unpruned,
             "pruned": cuts,

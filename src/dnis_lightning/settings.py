@@ -15,6 +15,7 @@ from dnis_lightning.quantities import (
     Seed,
     SplitName,
     TaskName,
+    TopkLoss,
     Whole,
 )
 
@@ -44,6 +45,13 @@ class DataSettings(_Group):
     bins: Annotated[int, Field(ge=2)]
     pooling: Literal["mean", "sum"]
     max_values: Annotated[int, Field(ge=1, lt=2**16)]
+    least_label: Finite | None
+    negatives: Count
+    negatives_power: NonNegative
+    loss: TopkLoss
+    positive_weight: Positive
+    top: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1)]
+    candidates: str | None
     source: Node
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,12 @@ from torchmetrics.classification import BinaryAUROC
 from torchmetrics.utilities import dim_zero_cat
 
 from dnis_lightning.errors import DataError
-from dnis_lightning.quantities import TaskName
+from dnis_lightning.measures import monitor
+from dnis_lightning.quantities import TaskName, TopkLoss
+from dnis_lightning.ranking import Query, names_at, ranks, sums_at
+
+if TYPE_CHECKING:
+    from dnis_lightning.recommender import Recommender
 
 
 class LogLoss(Metric):
@@ -50,20 +56,59 @@ class Auc(BinaryAUROC):
         return super().compute() if (label != label[0]).any() else torch.tensor(torch.nan, device=label.device)
 
 
+class RankingMetrics(Metric):
+    """The means over users of what `sums_at` gives; NaN where a score was NaN."""
+
+    users: Tensor
+
+    def __init__(self, tops: Sequence[int]) -> None:
+        super().__init__()
+        self.tops = list(tops)
+        self.add_state("users", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in names_at(tops):
+            self.add_state(_state(name), torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, query: Query) -> None:
+        """Add users: the scores (Q, M) of the items of a query; they change."""
+        broken = scores.isnan().any()
+        rank = ranks(scores, query, max(self.tops))
+        for name, total in sums_at(rank, query.wanted[0], query.relevant, self.tops).items():
+            setattr(self, _state(name), getattr(self, _state(name)) + total.masked_fill(broken, torch.nan))
+        self.users += query.size
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means by name, as `ndcg@10`."""
+        return {name: getattr(self, _state(name)) / self.users for name in names_at(self.tops)}
+
+
+def _state(name: str) -> str:
+    return name.replace("@", "_at_")
+
+
 class Task(ABC):
     """A loss over logits and labels, and the metrics that go with it."""
 
     name: ClassVar[TaskName]
-    monitor: ClassVar[str]
-    """The metric that stops training and chooses among trials: smaller is better."""
+    measured: Sequence[str]
+    """The names of its metrics."""
+
+    @property
+    def monitor(self) -> str:
+        """The metric that stops training and chooses among trials."""
+        return monitor(self.name, self.measured)
 
     @abstractmethod
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """The loss of each row, (B,)."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
-        """Fresh metrics, each updated with (logits, label)."""
+    def metrics(self) -> Metric | MetricCollection:
+        """Fresh metrics, of which `compute` gives the values by name."""
+
+    def assess(self, metrics: Any, model: Recommender, batch: Any) -> None:
+        """Add what a model says of a batch to metrics."""
+        if batch.size:
+            metrics.update(model(batch).logits.float(), batch.label)
 
     @abstractmethod
     def base_logit(self, mean_label: float) -> float:
@@ -81,7 +126,7 @@ class Rating(Task):
     """Explicit ratings: squared error."""
 
     name = "rating"
-    monitor = "mse"
+    measured = ("mse",)
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """(ŷ − y)², (B,)."""
@@ -100,7 +145,7 @@ class ClickThrough(Task):
     """Clicks: binary cross-entropy."""
 
     name = "ctr"
-    monitor = "logloss"
+    measured = ("auc", "logloss")
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """−y log σ(ŷ) − (1 − y) log(1 − σ(ŷ)), (B,)."""
@@ -119,7 +164,47 @@ class ClickThrough(Task):
         return float(torch.logit(torch.tensor(mean_label, dtype=torch.float64)))
 
 
-TASKS: dict[str, type[Task]] = {"rating": Rating, "ctr": ClickThrough}
+class TopK(Task):
+    """Items for users, from what these had: the loss of each row against its negatives, and metrics of ranks.
+
+    A batch has, behind each row, its `negatives` many negatives. loss: `bce`, by row, or `bpr`, by pair of a row and a
+    negative. positive_weight: of a row in `bce`, where a negative has 1. tops: the k that metrics are taken at.
+    """
+
+    name = "topk"
+
+    def __init__(self, *, negatives: int, loss: TopkLoss, positive_weight: float, tops: Sequence[int]) -> None:
+        self.negatives, self.kind, self.positive_weight = negatives, loss, positive_weight
+        self.tops = sorted(set(tops))
+        self.measured = names_at(self.tops)
+
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """`bce`: −w y log σ(ŷ) − (1 − y) log(1 − σ(ŷ)), (B,).
+
+        `bpr` (Rendle et al. 2009): of the n negatives of each row, −log σ(ŷ_row − ŷ_negative), by what it is worth in a
+        mean over pairs: (B,), 0 at the row itself and (1 + n) / n times that at each negative.
+        """
+        if self.kind == "bce":
+            weight = torch.as_tensor(self.positive_weight, dtype=logits.dtype, device=logits.device)
+            return functional.binary_cross_entropy_with_logits(logits, label, pos_weight=weight, reduction="none")
+        of_row = (logits.float() if logits.dtype.itemsize < 4 else logits).view(-1, 1 + self.negatives)
+        pairs = -functional.logsigmoid(of_row[:, :1] - of_row[:, 1:]) * ((1 + self.negatives) / self.negatives)
+        return functional.pad(pairs, (1, 0)).flatten()
+
+    def metrics(self) -> Metric:
+        """`recall@k`, `hr@k`, `mrr@k`, `ndcg@k`, `precision@k` and `map@k` for each k."""
+        return RankingMetrics(self.tops)
+
+    def assess(self, metrics: Any, model: Recommender, batch: Any) -> None:
+        """Add how a model ranks what a query asks for."""
+        with torch.autocast(
+            batch.users.device.type, enabled=False
+        ):  # half precision cannot tell thousands of items apart
+            metrics.update(model.scores(batch.users, batch.items, batch.user_column), batch)
+
+    def base_logit(self, mean_label: float) -> float:
+        """log(w / n) of one row of weight w and n negatives; 0 for pairs, which have no level."""
+        return math.log(self.positive_weight / self.negatives) if self.kind == "bce" else 0.0
 
 
 class Objective(nn.Module):

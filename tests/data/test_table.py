@@ -615,3 +615,14 @@ def test_a_split_without_the_column_that_it_needs_names_the_key(tmp_path: Path) 
     for split, key in (("time", "time"), ("leave_one_out", "time"), ("column", "split_column")):
         with pytest.raises(ConfigError, match=f"data.split={split}: it needs a column named with data.{key}="):
             source.check_split(split)  # type: ignore[arg-type]
+
+
+def test_rows_that_only_say_who_had_what_need_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("who,what,when\na,x,1\nb,y,2\n")
+    source = Table(str(path), None, "topk", fields=["who", "what"], user="who", time="when")
+    (chunk,) = source.chunks()
+    assert chunk.label.tolist() == [0, 0]
+    assert [field.name for field in source.fields] == ["who", "what"]
+    with pytest.raises(ConfigError, match=r"data\.label: data\.task=ctr needs a column to predict; name it with"):
+        Table(str(path), None, "ctr")

@@ -17,6 +17,7 @@ from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.deepfm import DeepFM
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.interaction.gmf import GMF
 from dnis_lightning.interaction.mf import MF
 from dnis_lightning.interaction.mlp import MLP
 from dnis_lightning.interaction.neumf import NeuMF
@@ -40,9 +41,17 @@ def test_mf_is_the_inner_product(rng: np.random.Generator) -> None:
     )
 
 
-def test_mf_wants_two_fields() -> None:
+def test_gmf_weighs_the_products(rng: np.random.Generator) -> None:
+    rows, model = rng.normal(size=(6, 2, 3)), settle(GMF(2, 3)).double()
+    weight, bias = model.output.weight.detach().numpy()[0], float(model.output.bias)
+    expected = [sum(w * x * y for w, x, y in zip(weight, *row, strict=True)) + bias for row in rows]
+    assert model(torch.from_numpy(rows), nothing(6)).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", [lambda: MF(fields=39), lambda: GMF(39, 4)])
+def test_mf_and_gmf_want_two_fields(model: Callable[[], nn.Module]) -> None:
     with pytest.raises(ConfigError, match="2 fields, this data has 39; take model=fm"):
-        MF(fields=39)
+        model()
 
 
 SMALL = {"hidden": [5, 4]}
@@ -52,6 +61,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mf-mean": lambda dims: MF(2, "mean"),
     "fm": lambda dims: FM(),
     "fm-mean": lambda dims: FM("mean"),
+    "gmf": lambda dims: GMF(2, dims),
     "mlp": lambda dims: MLP(2, dims, **SMALL),
     "mlp-authors": lambda dims: MLP(2, dims, "authors"),
     "mlp-norm": lambda dims: MLP(2, dims, **NORM),
@@ -164,6 +174,20 @@ class TestContract:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         model(some_rows(model, 4), nothing(4))
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dims", [0, 1, 6])
+@pytest.mark.parametrize("name", MODELS)
+def test_all_pairs_at_once_are_the_pairs_one_by_one(name: str, dims: int, rng: np.random.Generator) -> None:
+    model = settle(MODELS[name](dims)).double()
+    if not hasattr(model, "of_pairs"):
+        assert name.split("-")[0] not in ("mf", "fm", "gmf", "mlp", "neumf")
+        return
+    width = dims * getattr(model, "tables", 1)
+    first, second = (torch.from_numpy(rng.normal(size=(rows, width))) for rows in (4, 3))
+    pairs = torch.stack([torch.stack([one, other]) for one in first for other in second])
+    expected = model(pairs, nothing(12)).view(4, 3)
+    torch.testing.assert_close(model.of_pairs(first, second), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", DROPPING)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.data.negatives import WithNegatives
 from dnis_lightning.data.rows import RowFile
 from dnis_lightning.errors import RunError
 from dnis_lightning.lookup import find_distinct
@@ -23,7 +24,7 @@ class Loader:
     `buffer` bytes are shuffled together. Rows that fit all at once are read once, and their order is any of all.
     batch_size: rows of the *global* batch, of which rank r of `world` takes the rows r, r + world, … (none, if the last
     batch is that small). seed and the number of the pass give the order. distinct: whether batches come with
-    their distinct features.
+    their distinct features. negatives: what is added to each batch; seed, pass and number of the batch draw it.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Loader:
         world: int = 1,
         buffer: int = BUFFER_BYTES,
         distinct: bool = False,
+        negatives: WithNegatives | None = None,
     ) -> None:
         self.files = tuple(files)
         self.rows = sum(file.rows for file in files)
@@ -45,7 +47,7 @@ class Loader:
         self._layout = files[0].layout
         self._at_once = max(buffer // self._layout.dtype.itemsize, _STRETCH_ROWS)
         self._held: np.ndarray | None = None
-        self._distinct = distinct
+        self._distinct, self._negatives = distinct, negatives
         self._pass, self._position, self._restored = 0, 0, False
 
     def __len__(self) -> int:
@@ -58,8 +60,8 @@ class Loader:
             self._pass, self._position = self._pass + 1, 0  # the last iteration was left before its end
         self._restored = False
         for records, total in self._batches(self._position):
+            batch = self._with_negatives(self._layout.batch(records, total))
             self._position += 1
-            batch = self._layout.batch(records, total)
             yield find_distinct(batch) if self._distinct else batch
         self._pass, self._position = self._pass + 1, 0
 
@@ -108,6 +110,14 @@ class Loader:
             del raw
         if len(rest):
             yield self._mine(rest)
+
+    def _with_negatives(self, batch: Batch) -> Batch:
+        """The present batch with what is added to it: the same whatever the number of ranks."""
+        if self._negatives is None:
+            return batch
+        rng = np.random.default_rng([self.seed, self._pass, self._position, self._negatives.count])
+        chance = rng.random((batch.global_size, self._negatives.count))
+        return self._negatives.added(batch, chance[self.rank :: self.world])
 
     def _windows(self) -> Iterator[list[tuple[RowFile, int, int]]]:
         """What is shuffled together: stretches of the files, as many as fit into the buffer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -82,7 +82,7 @@ class MovieLens:
             raise DataError(f"data.min_ratings={self.min_ratings}: no film has so many ratings, the most are {most}")
         rare = np.array([item for item, count in ratings.items() if count < self.min_ratings], dtype=np.int64)
         for chunk in self._rows():
-            yield _without_items(chunk, rare)
+            yield chunk.only(~np.isin(chunk.columns["item"], rare))
 
     def _rows(self) -> Iterator[Chunk]:
         """All rows, as they lie there."""
@@ -109,10 +109,3 @@ def _chunk(rows: Rows) -> Chunk:
     column = {name: rows.table[name].to_numpy() for name in rows.table.column_names}
     ids = {"user": column["user"], "item": column["item"]}
     return Chunk(ids, column["rating"], column["timestamp"], rows.done, None, rows.skipped, rows.example)
-
-
-def _without_items(chunk: Chunk, items: np.ndarray) -> Chunk:
-    kept = ~np.isin(chunk.columns["item"], items)
-    columns = {name: column[kept] for name, column in chunk.columns.items()}
-    time = None if chunk.time is None else chunk.time[kept]
-    return replace(chunk, columns=columns, label=chunk.label[kept], time=time)

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from dnis_lightning.data.arrays import open_array, save_array
+from dnis_lightning.data.candidates import Candidates, read_candidates
 from dnis_lightning.data.rows import Pooling, RowFile, RowLayout, open_parts, write_parts
 from dnis_lightning.data.source import RawForm, Source
-from dnis_lightning.data.split import Shares, Split, assign_parts, default_shares, search_is_select
+from dnis_lightning.data.split import Split, assign_parts, default_shares, search_is_select
 from dnis_lightning.data.store import DAMAGE, EncodedDataset, encode, splits_folder, writing_to
 from dnis_lightning.data.vocabulary import TrainVocabulary, VocabularyOptions, build_vocabulary
+from dnis_lightning.errors import ConfigError
 from dnis_lightning.paths import alone_in, expand, whole_folder
 from dnis_lightning.quantities import SplitName
 
@@ -30,7 +34,7 @@ class Prepared:
     """Data ready to train on.
 
     parts: the rows of train, search, select and test, as a loader takes them. mean_label: of train.
-    raw_form: how the source reads text, for what else is read later on.
+    raw_form: how the source reads text, for what else is read later on. candidates: the test of top-k that was given.
     """
 
     dataset: EncodedDataset
@@ -39,6 +43,7 @@ class Prepared:
     parts: dict[str, RowFile]
     mean_label: float
     raw_form: RawForm = field(default_factory=RawForm)
+    candidates: Candidates | None = None
 
     @property
     def rows(self) -> dict[str, int]:
@@ -55,10 +60,13 @@ def prepare(
     options: VocabularyOptions | None = None,
     pooling: Pooling = "mean",
     max_values: int = 16,
+    with_user: bool = False,
+    candidates: str | None = None,
 ) -> Prepared:
     """Open or make the encoded data of a source, its split, its train vocabulary and the rows of each part.
 
-    pooling, max_values: of fields of many values, see `RowLayout`.
+    pooling, max_values: of fields of many values, with_user: see `RowLayout`. candidates: a file, see
+    `read_candidates`, whose positives are the test rows of split=leave_one_out.
     Raises DataError when the data cannot be read, the cache cannot be written, or a part of the split is empty.
     """
     options = options or VocabularyOptions()
@@ -66,30 +74,45 @@ def prepare(
     if dataset.ends:
         options = replace(options, max_values=max_values)
     shares = default_shares(split, dataset.task)
-    key = f"{split}-s{split_seed}-{_mark(SCHEMA, split, split_seed, vars(shares))}"
-    drawn = _opened_split(dataset, key, split, split_seed, shares)
+    given = None if candidates is None else _given(expand(candidates), dataset, split)
+    mark = [] if given is None else [given.users.tobytes().hex(), given.positives.tobytes().hex()]
+    key = f"{split}-s{split_seed}-{_mark(SCHEMA, split, split_seed, vars(shares), *mark)}"
+    drawn = _opened_split(
+        dataset, key, lambda: assign_parts(dataset, split, split_seed, shares, given), search_is_select(split, shares)
+    )
     key += f"-{_mark(vars(options))}"
     vocabulary = _opened(
         splits_folder(dataset.folder) / key,
         lambda folder: TrainVocabulary.load(folder, dataset),
         lambda folder: build_vocabulary(dataset, drawn.is_train, options).save(folder),
     )
-    layout = RowLayout(vocabulary, pooling, max_values)
+    layout = RowLayout(vocabulary, pooling, max_values, with_user)
     parts, mean = _opened(
         splits_folder(dataset.folder) / f"{key}-{layout.name}",
         lambda folder: open_parts(layout, drawn, folder),
         lambda folder: write_parts(layout, drawn, folder, split_seed),
     )
-    return Prepared(dataset, drawn, vocabulary, parts, mean, getattr(source, "raw_form", RawForm()))
+    return Prepared(dataset, drawn, vocabulary, parts, mean, getattr(source, "raw_form", RawForm()), given)
 
 
 def _mark(*told: object) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=dict).encode()).hexdigest()[:8]
 
 
-def _opened_split(dataset: EncodedDataset, key: str, kind: SplitName, seed: int, shares: Shares) -> Split:
-    """A byte a row on disk."""
-    shared = search_is_select(kind, shares)
+def _given(path: Path, dataset: EncodedDataset, split: SplitName) -> Candidates:
+    if split != "leave_one_out":
+        raise ConfigError(f"data.candidates: its positives are test rows of data.split=leave_one_out, not of {split}")
+    names = [field.name for field in dataset.coded]
+    if len(names) != 2 or dataset.user_field not in names:
+        raise ConfigError("data.candidates: it takes data of two categorical fields, of which data.user names one")
+    user = names.index(dataset.user_field)
+    return read_candidates(path, dataset, names[user], names[1 - user])
+
+
+def _opened_split(
+    dataset: EncodedDataset, key: str, draw: Callable[[], tuple[np.ndarray, bool]], shared: bool
+) -> Split:
+    """A byte a row on disk; draw: which part each row belongs to."""
 
     def opened(folder: Path) -> Split:
         part = open_array(folder / "part.npy")
@@ -98,7 +121,7 @@ def _opened_split(dataset: EncodedDataset, key: str, kind: SplitName, seed: int,
         return Split(part, shared)
 
     def make(folder: Path) -> None:
-        save_array(folder / "part.npy", assign_parts(dataset, kind, seed, shares)[0])
+        save_array(folder / "part.npy", draw()[0])
 
     return _opened(splits_folder(dataset.folder) / key, opened, make)
 

@@ -43,7 +43,7 @@ class Roles:
 
 def put_together(
     *,
-    label: str,
+    label: str | None,
     fields: Sequence[str] | None,
     numeric: Sequence[str],
     multi: Sequence[str],
@@ -113,7 +113,7 @@ def _said(
     yield from ((column, "ignore", "data.ignore") for column in ignore)
 
 
-def _beside(label: str, time: str | None, split: str | None, inputs: Mapping[str, str]) -> dict[str, str]:
+def _beside(label: str | None, time: str | None, split: str | None, inputs: Mapping[str, str]) -> dict[str, str]:
     """The key of each column that is no input."""
     found: dict[str, str] = {}
     for key, column in (("data.label", label), ("data.time", time), ("data.split_column", split)):

@@ -32,13 +32,17 @@ class RowLayout:
 
     Each field has one of the C columns of `Batch.ids`, but a multi field has as many as values of a row are kept.
     pooling: the values of a multi field are averaged or summed. max_values: of a row and field are kept, the first.
+    with_user: records say who the user is, too, by the raw code: users who share a table row are several still.
     name: a part of a folder's name, the same for what can be read alike.
     """
 
-    def __init__(self, vocabulary: TrainVocabulary, pooling: Pooling = "mean", max_values: int = 16) -> None:
+    def __init__(
+        self, vocabulary: TrainVocabulary, pooling: Pooling = "mean", max_values: int = 16, with_user: bool = False
+    ) -> None:
         self.vocabulary, self.pooling = vocabulary, pooling
-        self.name = f"rows{max_values}" if vocabulary.dataset.ends else "rows"
+        self.name = (f"rows{max_values}" if vocabulary.dataset.ends else "rows") + ("-user" if with_user else "")
         dataset = vocabulary.dataset
+        self._user = [one.name for one in dataset.coded].index(str(dataset.user_field)) if with_user else None
         self._widths = [_width(dataset, n, max_values) for n in range(len(dataset.coded))]
         self._groups: dict[str, list[int]] = {"u1": [], "u2": [], "u4": [], "u8": [], "scalar": []}
         self._placed: list[tuple[str, int]] = []
@@ -57,6 +61,7 @@ class RowLayout:
             [("label", "u1" if dataset.binary else "<f4")]
             + [(name, kind, (len(self._groups[name]),)) for name, kind in kinds]
             + ([("values", "<u2", (len(self._multi),))] if self._multi else [])
+            + ([] if self._user is None else [("user", dataset.codes[self._user].dtype)])
         )
         self._starts = np.repeat(vocabulary.offsets[:-1], np.diff(self._columns))
         self._bounds = torch.tensor(self._columns) if self._multi else None
@@ -76,6 +81,8 @@ class RowLayout:
         vocabulary, dataset = self.vocabulary, self.vocabulary.dataset
         made = np.zeros(part.stop - part.start, dtype=self.dtype)
         made["label"] = dataset.label[part]
+        if self._user is not None:
+            made["user"] = dataset.codes[self._user][part]
         coded = numeric = multi = 0
         for field, (group, place) in zip(vocabulary.fields, self._placed, strict=True):
             if field.kind == "numeric":
@@ -120,7 +127,8 @@ class RowLayout:
             )
         label = torch.from_numpy(records["label"].astype(np.float32))
         scale = None if values is None else torch.from_numpy(values)
-        return Batch(torch.from_numpy(ids), label, scale, self._bounds, total)
+        user = None if self._user is None else torch.from_numpy(records["user"].astype(np.int64))
+        return Batch(torch.from_numpy(ids), label, scale, self._bounds, total, user=user)
 
     def _lists(self, coded: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """How many values of each row are kept (R,), and their ids within the field (R, width), 0 beyond."""

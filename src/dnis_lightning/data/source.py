@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -57,6 +57,16 @@ class Chunk:
     part: np.ndarray | None = None
     skipped: int = 0
     example: str = ""
+
+    def only(self, rows: np.ndarray) -> Chunk:
+        """The same with some of its rows; rows (R,) bool."""
+        time, part = (None if array is None else array[rows] for array in (self.time, self.part))
+        columns = {name: _filtered(column, rows) for name, column in self.columns.items()}
+        return replace(self, columns=columns, label=self.label[rows], time=time, part=part)
+
+
+def _filtered(column: Column, rows: np.ndarray) -> Column:
+    return column[rows] if isinstance(column, np.ndarray) else column.filter(pa.array(rows))
 
 
 class Source(Protocol):

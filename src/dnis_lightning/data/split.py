@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from dnis_lightning.data.arrays import forget, row_slices
+from dnis_lightning.data.candidates import Candidates
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
@@ -90,7 +91,7 @@ def default_shares(kind: SplitName, task: str) -> Shares:
     if kind == "paper":
         return Shares(0.1, None, 0.1)
     if kind == "authors":
-        return Shares(0.2 if task == "rating" else 0.18, None, 0.1)
+        return Shares(0.18 if task == "ctr" else 0.2, None, 0.1)
     return Shares(0.05, 0.05, 0.1)
 
 
@@ -100,10 +101,16 @@ def search_is_select(kind: SplitName, shares: Shares) -> bool:
 
 
 def assign_parts(
-    dataset: EncodedDataset, kind: SplitName, seed: int, shares: Shares | None = None
+    dataset: EncodedDataset,
+    kind: SplitName,
+    seed: int,
+    shares: Shares | None = None,
+    candidates: Candidates | None = None,
 ) -> tuple[np.ndarray, bool]:
     """(rows,) uint8: the number in `PARTS` of each row's part; and whether search serves as select, too.
 
+    candidates: with leave_one_out, what the test rows are: its positives. Of each user's others one row each, drawn at
+    random, is select and search, as He et al. 2017 drew what they tuned by.
     Raises DataError when the data lack a column that the kind needs, or when a part would be empty.
     """
     if kind not in get_args(SplitName):
@@ -111,7 +118,7 @@ def assign_parts(
     shares = shares or default_shares(kind, dataset.task)
     shared = search_is_select(kind, shares)
     if kind == "leave_one_out":
-        part = _leave_one_out(dataset)
+        part = _leave_one_out(dataset) if candidates is None else _left_out_as_given(dataset, candidates, seed)
     elif kind == "column":
         part = _as_given(dataset, seed, shares)
     elif kind == "time":
@@ -219,23 +226,41 @@ def _leave_one_out(dataset: EncodedDataset) -> np.ndarray:
     Of rows at the same time, later ones count as later. Users with fewer than four rows stay in train, and rows without
     a user.
     """
-    user, count, nobody = _users(dataset)
     time = _time(dataset, "leave_one_out")
     part = np.full(len(time), _TRAIN, dtype=np.uint8)
-    for first in range(0, count, _USERS_AT_ONCE):
-        _leave_out(part, user, time, range(first, min(first + _USERS_AT_ONCE, count)), nobody)
+    _leave_out(part, dataset, time, (_TEST, _SELECT, _SEARCH))
     return part
 
 
-def _leave_out(part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range, nobody: int | None) -> None:
-    """Move the last rows of some users to their parts, a row a user and pass over the data; nobody: is no user."""
+def _left_out_as_given(dataset: EncodedDataset, candidates: Candidates, seed: int) -> np.ndarray:
+    """Test is what the candidates say; of each user's other rows one at random is select, and another search."""
+    user = _users(dataset)[0]
+    items = dataset.codes[1 - [field.name for field in dataset.coded].index(str(dataset.user_field))]
+    part = np.full(dataset.rows, _TRAIN, dtype=np.uint8)
+    part[candidates.test_rows(dataset, user, items)] = _TEST
+    _leave_out(part, dataset, np.random.default_rng(seed).permutation(dataset.rows), (_SELECT, _SEARCH))
+    return part
+
+
+def _leave_out(part: np.ndarray, dataset: EncodedDataset, time: np.ndarray, numbers: Sequence[int]) -> None:
+    """Move the last rows of each user to some parts, one row each."""
+    user, count, nobody = _users(dataset)
+    for first in range(0, count, _USERS_AT_ONCE):
+        users = range(first, min(first + _USERS_AT_ONCE, count))
+        _leave_out_some(part, user, time, users, nobody, numbers)
+
+
+def _leave_out_some(
+    part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range, nobody: int | None, numbers: Sequence[int]
+) -> None:
+    """Do so for some users, a row a user and pass over the data; nobody: is no user."""
     rows_of = np.zeros(len(users), dtype=np.int64)
     for _, of in _rows_of(user, users):
         np.add.at(rows_of, of, 1)
     enough = rows_of >= _LEAVE_ONE_OUT_LEAST
     if nobody is not None and nobody in users:
         enough[nobody - users.start] = False
-    for number in (_TEST, _SELECT, _SEARCH):
+    for number in numbers:
         latest = np.full(len(users), np.iinfo(np.int64).min)
         for rows, of in _rows_of(user, users):
             left = part[rows] == _TRAIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field as Bounds
@@ -39,10 +39,10 @@ class Synthetic:
         mean: Finite = 0.0,
         noise: NonNegative = 0.3,
         seed: Seed = 0,
-        task: TaskName = "rating",
+        task: Literal["rating", "ctr"] = "rating",
     ) -> None:
         self.name = "synthetic"
-        self.task = task
+        self.task: TaskName = task
         self.fields = tuple(Field(f"field{number}", "categorical") for number in range(field_count))
         self.user_field = self.fields[0].name
         self.rows, self.features_per_field, self.dims = rows, features_per_field, tuple(dims)

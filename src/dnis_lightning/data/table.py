@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +36,7 @@ class Table:
     def __init__(
         self,
         path: str | list[str],
-        label: str,
+        label: str | None,
         task: TaskName,
         name: str = "table",
         fields: list[str] | None = None,
@@ -67,6 +66,8 @@ class Table:
             user=user,
             split_column=split_column,
         )
+        if label is None and task != "topk":
+            raise ConfigError(f"data.label: data.task={task} needs a column to predict; name it with data.label=")
         self.path: list[str] = [path] if isinstance(path, str) else list(path)
         self.multi_separator = multi_separator
         self._options = text_options(separator, columns, quoted, MISSING if missing is None else missing)
@@ -199,12 +200,7 @@ class Unlabelled(Table):
     """A table that is only looked at: no column is left out as the label, and every label is 0."""
 
     def __init__(self, path: str | list[str], **options: Any) -> None:
-        super().__init__(path, _NO_COLUMN, "rating", **options)
-        keys = {column: key for column, key in self.roles.keys.items() if column != _NO_COLUMN}
-        self.roles = replace(self.roles, label=None, keys=keys)
-
-
-_NO_COLUMN = "\0"
+        super().__init__(path, None, "topk", **options)
 
 
 def _together(samples: Sequence[pa.Table]) -> pa.Table:

@@ -16,6 +16,8 @@ class FM(nn.Module):
     reduce: `sum` over k as in the formula; `mean` divides by K, as the DNIS authors' code does.
     """
 
+    pairs_at_once = 1 << 25  # one product of matrices
+
     def __init__(self, reduce: Literal["sum", "mean"] = "sum") -> None:
         super().__init__()
         self.reduce = reduce
@@ -32,3 +34,8 @@ class FM(nn.Module):
         assert batch.distinct is not None, "the rows are those of the distinct features"
         found = pairs(rows, batch.distinct, batch.values)
         return found / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else found
+
+    def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K): of two fields."""
+        found = first @ second.T
+        return found / first.shape[-1] if self.reduce == "mean" and first.shape[-1] else found

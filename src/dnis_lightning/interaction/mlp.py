@@ -29,3 +29,7 @@ class MLP(nn.Module):
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""
         return self.tower.of_distinct(rows, batch).squeeze(-1)
+
+    def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K): of two fields."""
+        return self.tower.of_pairs(first, second).squeeze(-1)

@@ -37,3 +37,9 @@ class NeuMF(nn.Module):
         """Logits (B,) from rows (B, 2, 2K)."""
         p, q = rows.tensor_split(2, dim=-1)
         return self.output(torch.cat([p[:, 0] * p[:, 1], self.tower(q.flatten(1))], dim=-1)).squeeze(-1)
+
+    def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (Q, M) of each of the rows (Q, 2K) with each of the rows (M, 2K)."""
+        (p_1, q_1), (p_2, q_2) = first.tensor_split(2, dim=-1), second.tensor_split(2, dim=-1)
+        of_p, of_q = self.output.weight.split([p_1.shape[1], self.tower.outputs], dim=1)
+        return (p_1 * of_p) @ p_2.T + self.tower.of_pairs(q_1, q_2) @ of_q.flatten() + self.output.bias

@@ -89,6 +89,19 @@ class Tower(nn.Module):
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None  # as the first layer has it
         return self(take(rows, batch.distinct, low).flatten(1))
 
+    def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """(Q, M, outputs) from each of the rows (Q, D) with each of the rows (M, D), one after the other.
+
+        What the first layer makes of a row is worked out once, and not once for each of its pairs.
+        """
+        if not len(self.layers):
+            return torch.cat([first[:, None].expand(-1, len(second), -1), second.expand(len(first), -1, -1)], dim=-1)
+        affine, *others = self.layers
+        assert isinstance(affine, Affine), "each layer begins with one"
+        of_first, of_second = affine.weight.tensor_split([first.shape[1]], dim=1)
+        both = (F.linear(first, of_first, affine.bias)[:, None] + F.linear(second, of_second)).flatten(0, 1)
+        return nn.Sequential(*others)(both).view(len(first), len(second), -1)
+
 
 def _layer(inputs: int, outputs: int, dropout: float, batch_norm: bool) -> Iterator[nn.Module]:
     yield Affine(inputs, outputs)

@@ -19,8 +19,8 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from dnis_lightning.measures import larger_is_better
 from dnis_lightning.paths import whole_file
-from dnis_lightning.report.metrics import larger_is_better
 
 DPI = 150
 BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#595959", "#EFEFEF"

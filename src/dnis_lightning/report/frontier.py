@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from dnis_lightning.measures import larger_is_better
 from dnis_lightning.report.figures import GREY, STYLE
-from dnis_lightning.report.metrics import larger_is_better, title
+from dnis_lightning.report.metrics import title
 
 # Okabe and Ito's colours without yellow, which is lost on white; markers differ, too, for print without colour
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dnis_lightning.report.metrics import larger_is_better, model_title, title
+from dnis_lightning.measures import headline, larger_is_better
+from dnis_lightning.report.metrics import model_title, title
 from dnis_lightning.report.tables import DIGITS, LEAST_SEEDS, Table
 
 NONE = "–"
@@ -36,7 +38,7 @@ class Grid:
 
 def grid(table: Table) -> Grid:
     """The paper's layout: methods down, models across, for each model size, time and metrics."""
-    metrics = [head for metric in table.metrics for head in (title(metric), f"Δ {title(metric)} (p)")]
+    metrics = [head for metric in table.metrics for head in _heads(table, metric)]
     columns = ("Runs", "Params (MiB)", "Entries", "coo_npz_mib", "Time", "Time ÷ ref.", *metrics)
     lines = {(str(line["row"]), str(line["model"])): line for _, line in table.summary.iterrows()}
     rows = []
@@ -44,6 +46,11 @@ def grid(table: Table) -> Grid:
         cells = (_cells(table, lines.get((row, model)), model) for model in table.models)
         rows.append((str(row), tuple(cell for part in cells for cell in part)))
     return _without_empty_columns(Grid(tuple(map(model_title, table.models)), columns, tuple(rows)))
+
+
+def _heads(table: Table, metric: str) -> list[str]:
+    """A metric, and its difference to the reference row, where there is room for it."""
+    return [title(metric), *([f"Δ {title(metric)} (p)"] if metric in headline(table.metrics) else [])]
 
 
 def _without_empty_columns(plan: Grid) -> Grid:
@@ -61,7 +68,7 @@ def _without_empty_columns(plan: Grid) -> Grid:
 
 def _cells(table: Table, line: pd.Series | None, model: str) -> Iterator[Cell]:
     if line is None:
-        yield from [Cell("")] * (6 + 2 * len(table.metrics))
+        yield from [Cell("")] * (6 + sum(len(_heads(table, metric)) for metric in table.metrics))
         return
     yield Cell(str(line["n"]))
     yield Cell(mib(line["bytes"]))
@@ -71,6 +78,8 @@ def _cells(table: Table, line: pd.Series | None, model: str) -> Iterator[Cell]:
     yield Cell(_number(line["seconds_ratio"], ".2f"))
     for metric in table.metrics:
         yield _metric(line, metric)
+        if len(_heads(table, metric)) == 1:
+            continue
         yield Cell("reference") if table.reference.get(model) == line["row"] else Cell(_difference(line, metric))
 
 
@@ -135,13 +144,16 @@ def _what(table: Table) -> Iterator[str]:
     seeds = table.summary["seeds"].unique()
     many = "seeds" if " " in seeds[0] else "seed"
     over = f"{many} {seeds[0].replace(' ', ', ')}" if len(seeds) == 1 else "as many seeds as the column Runs says"
-    ways = ", ".join(
-        f"{title(m)} (the {'larger' if larger_is_better(m) else 'smaller'} the better)" for m in table.metrics
-    )
     rows = int(table.runs[f"rows_{table.on}"].iloc[0])
-    yield f"{ways} on the {rows:,} {table.on} rows of the {table.split} split, over {over}."
+    yield f"{', '.join(_ways(table))} on the {rows:,} {table.on} rows of the {table.split} split, over {over}."
     if table.common:
         yield f"All rows have {', '.join(table.common)}."
+
+
+def _ways(table: Table) -> Iterator[str]:
+    """The metrics, those next to each other that are better in the same direction together."""
+    for larger, metrics in groupby(table.metrics, larger_is_better):
+        yield f"{', '.join(map(title, metrics))} (the {'larger' if larger else 'smaller'} the better)"
 
 
 def _reference(table: Table) -> Iterator[str]:

@@ -1,14 +1,21 @@
-"""Which way a metric is better, and how metrics and models are called. Light, so that all files here may know."""
+"""How metrics and models are called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-LARGER_IS_BETTER = {"auc", "recall", "mrr", "ndcg", "hit"}
-_MONITOR = {"rating": "mse", "ctr": "logloss"}
-_NAMES = {"mse": "MSE", "auc": "AUC", "logloss": "Logloss", "mrr": "MRR", "ndcg": "NDCG", "recall": "Recall"}
+_NAMES = {
+    "mse": "MSE",
+    "auc": "AUC",
+    "logloss": "Logloss",
+    "recall": "Recall",
+    "hr": "HR",
+    "mrr": "MRR",
+    "ndcg": "NDCG",
+    "precision": "Precision",
+    "map": "MAP",
+}
 _MODELS = {
     "mf": "MF",
+    "gmf": "GMF",
     "mlp": "MLP",
     "neumf": "NeuMF",
     "fm": "FM",
@@ -20,21 +27,10 @@ _MODELS = {
 }
 
 
-def larger_is_better(metric: str) -> bool:
-    """Whether of two values of a metric, `auc` or `ndcg@10`, the larger is the better one."""
-    return metric.split("@")[0] in LARGER_IS_BETTER
-
-
-def monitor(task: str, metrics: Sequence[str]) -> str:
-    """The metric that chooses among trials and rows on the select split: the task's own, or else the first."""
-    own = _MONITOR.get(task, "")
-    return own if own in metrics or not metrics else metrics[0]
-
-
 def title(metric: str) -> str:
     """A metric as the paper writes it."""
     name, _, at = metric.partition("@")
-    return _NAMES.get(name, name) + (f"@{at}" if at else "")
+    return _NAMES.get(name, name) + (f"@{at.replace('_', ' ')}" if at else "")
 
 
 def model_rank(model: str) -> tuple[int, str]:

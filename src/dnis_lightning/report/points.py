@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dnis_lightning.measures import headline
 from dnis_lightning.report.metrics import model_title
 from dnis_lightning.report.rows import method
 from dnis_lightning.report.settle import UNPRUNED
@@ -55,7 +56,7 @@ def _picture(tables: Sequence[Table], model: str) -> Picture:
     points = [point for table in tables for point in _points(table, model, f"{table.split} split" if several else "")]
     frame = pd.DataFrame(points)
     metrics = dict.fromkeys(metric for table in tables for metric in table.metrics)
-    drawn = tuple(metric for metric in metrics if frame[f"{metric}_mean"].notna().any())
+    drawn = tuple(metric for metric in headline(list(metrics)) if frame[f"{metric}_mean"].notna().any())
     first = tables[0]
     numbers = tuple(table.number for table in tables)
     return Picture(first.data, first.task, model, drawn, frame, numbers, first.on)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from dnis_lightning.measures import cost, monitor
 from dnis_lightning.report import identity
 from dnis_lightning.report.collect import Part, Run
-from dnis_lightning.report.metrics import larger_is_better, monitor
 
 UNPRUNED = "unpruned"
 USED = "yes"
@@ -95,10 +95,7 @@ def _score(run: Run) -> float:
     metrics = run.result.unpruned.metrics
     names = [name.removeprefix("select/") for name in metrics if name.startswith("select/")]
     decisive = monitor(run.result.task, names)
-    value = metrics.get(f"select/{decisive}")
-    if value is None or not math.isfinite(value):
-        return math.inf
-    return -value if larger_is_better(decisive) else value
+    return cost(decisive, metrics.get(f"select/{decisive}"))
 
 
 def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:

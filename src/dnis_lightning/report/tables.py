@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from dnis_lightning.measures import larger_is_better, monitor, reported
 from dnis_lightning.report import rows
-from dnis_lightning.report.metrics import larger_is_better, model_rank, monitor
+from dnis_lightning.report.metrics import model_rank
 from dnis_lightning.report.settle import USED, Settled
 
 Split = Literal["test", "select"]
@@ -82,7 +83,7 @@ def _table(number: int, frame: pd.DataFrame, settled: Settled, against: str, on:
 def metrics_of(runs: pd.DataFrame) -> tuple[str, ...]:
     """The metrics that these runs have, in order, on either split."""
     found = [name for name in runs.columns if name.startswith(("test/", "select/")) and runs[name].notna().any()]
-    return tuple(dict.fromkeys(name.partition("/")[2] for name in found))
+    return tuple(reported(list(dict.fromkeys(name.partition("/")[2] for name in found))))
 
 
 def _references(runs: pd.DataFrame, against: str, metrics: tuple[str, ...], on: Split) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from dnis_lightning.measures import larger_is_better
 from dnis_lightning.report.figures import BLUE, GREY, ORANGE, STYLE
-from dnis_lightning.report.metrics import larger_is_better
 
 
 @rc_context(STYLE)

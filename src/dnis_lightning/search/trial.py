@@ -16,7 +16,7 @@ Per = Literal["step", "epoch"]
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a phase has converged: the task's metric on select has not fallen for `patience` epochs.
+    """When a phase has converged: the task's metric on select has not become better for `patience` epochs.
 
     max_epochs: at the latest; least_epochs: not before, and no earlier epoch counts as the best. The weights of the
     best epoch are what a phase ends with.
@@ -120,7 +120,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a method is told of a trial: the task's metric on the select split, smaller is better."""
+    """What a method is told of a trial: the task's metric on the select split, turned so that smaller is better."""
 
     trial: Trial
     score: float

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from dnis_lightning.errors import stop_if_interrupted
+from dnis_lightning.measures import cost, headline
 from dnis_lightning.paths import whole_file
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.fit_module import FitModule
@@ -27,7 +28,7 @@ class BestWeights(L.Callback):
 
     def __init__(self, monitor: str, stopping: Stopping, journal: Journal) -> None:
         self.monitor, self.stopping, self.journal = monitor, stopping, journal
-        self.best, self.best_epoch, self.epochs = math.inf, 0, 0
+        self.best, self.best_epoch, self.epochs = math.nan, 0, 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares this epoch with the best so far."""
@@ -35,7 +36,7 @@ class BestWeights(L.Callback):
         value = float(trainer.callback_metrics[self.monitor])
         self.epochs += 1
         counts = self.epochs >= self.stopping.least_epochs and math.isfinite(value)
-        if counts and (value < self.best or not self.stopping.best):
+        if counts and (self._cost(value) < self._cost(self.best) or not self.stopping.best):
             self.best, self.best_epoch = value, self.epochs
             self.journal.best = self.journal.save(pl_module.recommender.state_dict())
         trainer.should_stop = self._converged(value, pl_module.learning_rate) or pl_module.arrived
@@ -43,6 +44,9 @@ class BestWeights(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits until the weights are there for all ranks."""
         all_ranks_here()
+
+    def _cost(self, value: float) -> float:
+        return cost(self.monitor.removeprefix("select/"), value)
 
     def _converged(self, value: float, lr: float) -> bool:
         stopping = self.stopping
@@ -174,6 +178,7 @@ def _rows(trainer: L.Trainer) -> int:
 
 
 def _line(row: dict[str, Any]) -> str:
-    figures = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if isinstance(value, float))
+    shown = headline([name for name, value in row.items() if isinstance(value, float)])
+    figures = ", ".join(f"{name} {row[name]:.5g}" for name in row if name in shown)
     figures += f", {row['rows/s']:,} rows/s"
     return f"{row['phase']}: epoch {row['epoch']}: {figures}"

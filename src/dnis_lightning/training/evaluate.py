@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.ranking import Query
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.bilevel import frozen
 from dnis_lightning.tasks import Task
@@ -14,7 +15,7 @@ from dnis_lightning.tasks import Task
 
 @torch.no_grad()
 def evaluate(
-    model: Recommender, batches: Iterable[Batch], task: Task, device: torch.device | str = "cpu"
+    model: Recommender, batches: Iterable[Batch | Query], task: Task, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """The task's metrics by name, of one pass over the batches in evaluation mode.
 
@@ -26,8 +27,7 @@ def evaluate(
     metrics = task.metrics().to(device)
     with frozen(model):
         for batch in batches:
-            if batch.size:
-                batch = (batch.pin_memory() if on_gpu else batch).to(device, non_blocking=True)
-                metrics.update(model(batch).logits.float(), batch.label)
+            batch = (batch.pin_memory() if on_gpu else batch).to(device, non_blocking=True)
+            task.assess(metrics, model, batch)
     model.to("cpu")
     return {name: float(value) for name, value in metrics.compute().items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.lookup import gather, with_distinct
+from dnis_lightning.measures import larger_is_better
+from dnis_lightning.ranking import Query
 from dnis_lightning.recommender import GATES, Prediction, Recommender
 from dnis_lightning.tasks import Objective
 from dnis_lightning.training.lazy_adam import LazyAdam
@@ -107,10 +109,9 @@ class FitModule(L.LightningModule):
         logits, rows, terms, net = prediction
         return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | Query, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""
-        if batch.size:
-            self.metrics.update(self.recommender(batch).logits.float(), batch.label)
+        self.objective.task.assess(self.metrics, self.recommender, batch)
 
     def on_validation_epoch_start(self) -> None:
         """All rows come up to date, and features that no training row shows get the mean of their field."""
@@ -189,7 +190,8 @@ class FitModule(L.LightningModule):
     def _with_schedule(self, optimizer: Optimizer) -> dict[str, Any]:
         if self.step.plateau_patience is None:
             return {"optimizer": optimizer}
-        schedule = ReduceLROnPlateau(optimizer, factor=self.step.plateau_factor, patience=self.step.plateau_patience)
+        better: Literal["min", "max"] = "max" if larger_is_better(self.objective.task.monitor) else "min"
+        schedule = ReduceLROnPlateau(optimizer, better, self.step.plateau_factor, self.step.plateau_patience)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def _choose_trainable(self, tables_only: bool) -> None:

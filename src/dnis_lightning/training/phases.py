@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.memory import give_back_freed_memory
 from dnis_lightning.recommender import GATES, Recommender
@@ -58,6 +59,7 @@ class PhaseRunner:
     on_row: Callable[[list[dict[str, Any]]], None]
     callbacks: Callable[[], list[L.Callback]] = list
     logger: Any = False
+    feedback: Feedback | None = None
 
     def fit(
         self,
@@ -146,6 +148,7 @@ class PhaseRunner:
             rows=phase.rows,
             paired=gate_step is not None,
             shortest=gate_step is not None and gate_step.shortest,
+            feedback=self.feedback,
         )
 
     def _seed_of(self, name: str) -> int:

@@ -6,7 +6,7 @@ wandb is imported where it is used: loading it takes a second, which runs withou
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from dnis_lightning.measures import larger_is_better
 from dnis_lightning.training.callbacks import History
+from dnis_lightning.training.fit_module import FitModule
 
 EPOCH = "epoch"
 PREFIXES = ("select", "train", "search", "gates")
-BEST = {"select/mse": "min", "select/logloss": "min", "select/auc": "max"}
 MOST_CURVES = 50
 
 
@@ -37,7 +38,8 @@ class WandbPanels(L.Callback):
         """Tells W&B which axis the curves have, and which of their values counts."""
         logger = _wandb_logger(trainer)
         if logger is not None:
-            define_metrics(logger)
+            measured = pl_module.objective.task.measured if isinstance(pl_module, FitModule) else ()
+            define_metrics(logger, measured)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the gates as a heat map, a histogram, and a mean for each block."""
@@ -47,16 +49,17 @@ class WandbPanels(L.Callback):
         logger.experiment.log({EPOCH: _epoch(trainer), **gate_panels(gates)})
 
 
-def define_metrics(logger: WandbLogger) -> None:
-    """Every curve against the epoch; the summary of a select metric is its best value, not its last."""
+def define_metrics(logger: WandbLogger, measured: Sequence[str]) -> None:
+    """Every curve against the epoch; the summary of a select metric, `measured`, is its best value, not its last."""
     run = logger.experiment
     run.define_metric(EPOCH, hidden=True)
     # in place of WandbLogger's own trainer/global_step, which starts anew in every phase
     run.define_metric("*", step_metric=EPOCH, overwrite=True)
     for prefix in PREFIXES:
         run.define_metric(f"{prefix}/*", step_metric=EPOCH)
-    for name, best in BEST.items():
-        run.define_metric(name, step_metric=EPOCH, summary=best)
+    for name in measured:
+        best = "max" if larger_is_better(name) else "min"
+        run.define_metric(f"select/{name}", step_metric=EPOCH, summary=best)
 
 
 def gate_panels(gates: Tensor) -> dict[str, Any]:
