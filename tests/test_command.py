@@ -240,7 +240,7 @@ def test_a_users_own_model_joins_by_one_yaml(tmp_path: Path) -> None:
 MISTAKES = {
     "unknown option": (
         ["model=mg"],
-        r"^model=mg: there is no such option; choose one of autoint, dcn, deepfm, fm, mf, mlp",
+        r"^model=mg: there is no such option; choose one of autoint, dcn, deepfm, fm, gmf, mf, mlp",
     ),
     "misspelt key": (["data.batchsize=3"], r"^data\.batchsize: there is no such key"),
     "new key": (["+new=3"], r"new: nothing reads this key"),

@@ -290,6 +290,25 @@ def test_the_small_tables_keep_models_widths_blocks_rates_and_batches(table: str
         assert OmegaConf.select(part, key) == OmegaConf.select(whole, key)
 
 
+@pytest.mark.parametrize("small", ["", "-small"])
+def test_table_4_holds_the_search_against_nis_at_the_same_widths_and_budgets(small: str) -> None:
+    sweep = swept(f"table4{small}")
+    assert set(sweep["search"].split(",")) == {"nis_se", "nis_me", "dnis"}
+    assert len(sweep["search.base_dim"].split(",")) > 1
+    for search in sweep["search"].split(","):
+        settings = check_config(composed(f"experiment=table4{small}", f"search={search}"))
+        assert (settings.data.task, settings.data.split, settings.model.name) == ("topk", "leave_one_out", "neumf")
+        assert settings.profile == ("default" if small else "paper")
+        assert settings.search.rates == [2, 4]
+
+
+@pytest.mark.parametrize("profile", options("profile"))
+def test_nis_is_the_same_in_all_profiles(profile: str) -> None:
+    config = composed("search=nis_me", f"profile={profile}")
+    assert (config.prune.schedule, config.prune.nis_warm_up, config.prune.nis_epochs) == ("nis_multi", 3, 10)
+    assert (config.search.blocks, config.search.blocks_per) == (5, "field")
+
+
 def swept(experiment: str) -> dict[str, str]:
     """What an experiment sweeps over."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

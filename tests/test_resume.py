@@ -128,14 +128,16 @@ STEPWISE = {
     "iterative": (r"round-2/cr:4: epoch", ("search=magnitude", "prune.rounds=3", "prune.round_epochs=3")),
     "gradual": (r"gradual/cr:4: epoch 1[3-9]:", ("search=magnitude", "prune.gradual_epochs=6")),
     "thresholds": (r"thresholds/cr:4: epoch", ("search=pep", "prune.learned_epochs=5")),
+    "policy": (r"policy/cr:4: epoch", ("search=nis_me", "prune.nis_epochs=4", "prune.nis_warm_up=1")),
 }
 
 
 @pytest.mark.parametrize("killed", list(STEPWISE))
 def test_cuts_in_several_steps_go_on_where_they_were(killed: str, tmp_path: Path) -> None:
     moment, method = STEPWISE[killed]
-    schedule = () if "search=pep" in method else (f"prune.schedule={killed}",)
-    idle = ("search.search", "search.least", "trainer.max", *(("prune.finetune",) if "search=pep" in method else ()))
+    own = method[0] in ("search=pep", "search=nis_me")
+    schedule = () if own else (f"prune.schedule={killed}",)
+    idle = ("search.search", "search.least", "trainer.max", *(("prune.finetune",) if own else ()))
     tiny = [one for one in TINY_DNIS if not one.startswith(idle)]
     arguments = (*tiny, *method, *schedule, "trainer.max_epochs=6", EVERY_STEPS)
     folder, unbroken = result_of(dnis(tmp_path, *arguments))

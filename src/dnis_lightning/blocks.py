@@ -20,11 +20,13 @@ class Blocks:
     block_of (N,) int32: the block of each feature, 0 = the most frequent.
     count: L, the number of blocks, empty ones included.
     occurrences (L,): how often the features of each block occur in train, all together.
+    field_of (L,): the field that each block is of, where each field has blocks of its own, most frequent first; else 0.
     """
 
     block_of: np.ndarray
     count: int
     occurrences: np.ndarray
+    field_of: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
@@ -55,18 +57,21 @@ def make_blocks(
     Raises ConfigError when there are more blocks than features, or sizes that do not add up.
     """
     if per == "table":
-        return _blocks(_cut(frequency, blocks, blocking), _count(blocks, blocking), frequency)
+        count = _count(blocks, blocking)
+        return _blocks(_cut(frequency, blocks, blocking), frequency, np.zeros(count, dtype=np.int64))
+    of_fields: list[int] = []
     block_of, count = np.zeros(len(frequency), dtype=np.int32), 0
     for field in np.unique(field_of):
         members = np.flatnonzero(field_of == field)
         wanted = blocks if blocking == "decades" else min(blocks, len(members))
         block_of[members] = count + _cut(frequency[members], wanted, blocking)
         count += _count(wanted, blocking)
-    return _blocks(block_of, count, frequency)
+        of_fields += [int(field)] * _count(wanted, blocking)
+    return _blocks(block_of, frequency, np.array(of_fields))
 
 
-def _blocks(block_of: np.ndarray, count: int, frequency: np.ndarray) -> Blocks:
-    return Blocks(block_of, count, np.bincount(block_of, weights=frequency, minlength=count))
+def _blocks(block_of: np.ndarray, frequency: np.ndarray, field_of: np.ndarray) -> Blocks:
+    return Blocks(block_of, len(field_of), np.bincount(block_of, frequency, len(field_of)), field_of)
 
 
 def _count(blocks: int, blocking: Blocking | Sequence[int]) -> int:

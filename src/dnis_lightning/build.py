@@ -26,7 +26,7 @@ from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
-from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, Schedule
+from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, PolicySearch, Schedule
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.settings import Settings
 from dnis_lightning.tasks import ClickThrough, Objective, Rating, Task, TopK
@@ -34,6 +34,8 @@ from dnis_lightning.training.fit_module import WeightStep
 from dnis_lightning.training.lazy_adam import LazyAdam
 
 log = logging.getLogger(__name__)
+STARTS_AFRESH = {"learned": "pep", "nis_single": "nis_se", "nis_multi": "nis_me"}
+"""Schedules that need nothing of the unpruned model, and the search that is made for each."""
 
 
 def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
@@ -160,8 +162,30 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
             f"prune.schedule=learned: entries of projected tables have no thresholds; take another, or "
             f"search.projected=false with search={name}"
         )
-    if gated and schedule == "learned":
-        raise ConfigError(f"prune.schedule=learned: it starts afresh, without the gates of search={name}; take pep")
+    if gated and schedule in STARTS_AFRESH:
+        raise ConfigError(
+            f"prune.schedule={schedule}: it starts afresh, without the gates of search={name}; take "
+            f"search={STARTS_AFRESH[schedule]}"
+        )
+    if schedule.startswith("nis_"):
+        _check_nis(settings, projected=projected)
+
+
+def _check_nis(settings: Settings, *, projected: bool) -> None:
+    schedule, search = settings.prune.schedule, settings.search
+    if projected:
+        raise ConfigError(
+            f"prune.schedule={schedule}: parts of projected tables cannot be left out; take another, or "
+            f"search.projected=false with search={search.name}"
+        )
+    if search.blocks_per == "table" and len(construct(settings.data.source).fields) > 1:
+        raise ConfigError(
+            f"prune.schedule={schedule}: it decides on each field by itself; take search.blocks_per=field"
+        )
+    if settings.prune.nis_parts > search.base_dim:
+        raise ConfigError(
+            f"prune.nis_parts: {settings.prune.nis_parts} of search.base_dim={search.base_dim}; take at most as many"
+        )
 
 
 def check_fit(settings: Settings, prepared: Prepared) -> None:
@@ -254,8 +278,19 @@ def _schedule(settings: Settings) -> Schedule:
         return Iterative(chosen.rounds, Stopping(chosen.round_epochs, patience), finetune)
     if chosen.schedule == "gradual":
         return Gradual(chosen.gradual_epochs, finetune)
+    retrain = Stopping(settings.trainer.max_epochs, patience)
+    if chosen.schedule in ("nis_single", "nis_multi"):
+        return PolicySearch(
+            "single" if chosen.schedule == "nis_single" else "multi",
+            chosen.nis_parts,
+            chosen.nis_cost_weight,
+            chosen.nis_lr,
+            chosen.nis_samples,
+            chosen.nis_warm_up,
+            chosen.nis_epochs,
+            retrain,
+        )
     if chosen.schedule == "learned":
-        retrain = Stopping(settings.trainer.max_epochs, patience)
         return LearnedThresholds(
             epochs=chosen.learned_epochs,
             start=chosen.learned_start,

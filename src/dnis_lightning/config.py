@@ -245,12 +245,16 @@ def _idle_in_topk(config: DictConfig, given: Iterable[str]) -> Iterator[str]:
 
 
 _ONLY_OF = {
-    "prune.rounds": "iterative",
-    "prune.round_epochs": "iterative",
-    "prune.gradual_epochs": "gradual",
-    **{f"prune.learned_{name}": "learned" for name in ("epochs", "start", "lr", "decay", "per")},
+    "prune.rounds": ("iterative",),
+    "prune.round_epochs": ("iterative",),
+    "prune.gradual_epochs": ("gradual",),
+    **{f"prune.learned_{name}": ("learned",) for name in ("epochs", "start", "lr", "decay", "per")},
+    **{
+        f"prune.nis_{name}": ("nis_single", "nis_multi")
+        for name in ("parts", "cost_weight", "lr", "samples", "warm_up", "epochs")
+    },
 }
-"""The schedule of cuts that reads a key."""
+"""The schedules of cuts that read a key."""
 
 
 def _idle_pruning(config: DictConfig, given: Sequence[str]) -> Iterator[str]:
@@ -261,10 +265,10 @@ def _idle_pruning(config: DictConfig, given: Sequence[str]) -> Iterator[str]:
     for key in given:
         if nothing and key != "prune.thresholds":
             yield f"{key}: nothing is cut; say to what, as search.rates=[2], or leave it out"
-        elif _ONLY_OF.get(key, schedule := prune.get("schedule")) != schedule:
-            yield f"{key}: nothing reads it with prune.schedule={schedule}; it is of {_ONLY_OF[key]}"
-        elif key == "prune.finetune_epochs" and schedule == "learned":
-            yield f"{key}: nothing reads it with prune.schedule=learned, which trains what is kept in any case"
+        elif (schedule := prune.get("schedule")) not in _ONLY_OF.get(key, (schedule,)):
+            yield f"{key}: nothing reads it with prune.schedule={schedule}; it is of {' and '.join(_ONLY_OF[key])}"
+        elif key == "prune.finetune_epochs" and schedule in ("learned", "nis_single", "nis_multi"):
+            yield f"{key}: nothing reads it with prune.schedule={schedule}, which trains what is kept in any case"
 
 
 def _schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -11,9 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from dnis_lightning import result
+from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import save_pruned
+from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.folder import RunFolder, is_rank_zero
+from dnis_lightning.measures import headline
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.prune import Pruning, cut_mask, largest
@@ -29,14 +32,15 @@ Metrics = dict[str, float]
 class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. unpruned: makes the model; initial: makes its initial state.
-    evaluate: metrics on select. score: of metrics, smaller is better.
+    whole: N·K, the entries that rates are counted against. blocks: of the features. unpruned: makes the model; initial:
+    makes its initial state. evaluate: metrics on select. score: of metrics, smaller is better.
     """
 
     pruning: Pruning
     phases: PhaseRunner
     folder: RunFolder
     whole: int
+    blocks: Blocks
     unpruned: Callable[[], Recommender]
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
@@ -85,11 +89,13 @@ class Cutter:
         if one.fresh:
             self._restart(model)
         thresholds = one.phase.thresholds
+        features, dims = model.table.kept().shape
         if thresholds is not None:
-            features, dims = model.table.kept().shape
             model.selection = SoftThreshold(features, dims, granularity=thresholds.granularity, start=thresholds.start)
-        else:
+        elif one.phase.controller is None:
             model.keep(model.merged_table(), model.table.kept())  # the mask closes during the training
+        elif one.fresh:
+            model.selection = BlockChoice(self.blocks.block_of, self.blocks.count, dims)
         self.phases.fit(f"{one.name}/{name}", one.phase, model)
 
     def _round(self, one: CutStep, kept: int, name: str, model: Recommender) -> None:
@@ -105,7 +111,9 @@ class Cutter:
 
     def _chosen(self, model: Recommender, kept: int) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
-        if isinstance(model.selection, SoftThreshold):
+        if isinstance(model.selection, BlockChoice) and (more := model.selection.open_entries()) > kept:
+            log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
+        if isinstance(model.selection, SoftThreshold | BlockChoice):
             return model.selection.chosen(model.table.entries(), kept, model.table.kept())
         return largest(model.merged_table(), kept, model.table.kept())
 
@@ -137,4 +145,4 @@ class Cutter:
 
 def _one_line(metrics: Mapping[str, float]) -> str:
     """Metrics on one line."""
-    return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {value:.5f}" for name, value in metrics.items() if name in headline(list(metrics)))

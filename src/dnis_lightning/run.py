@@ -56,6 +56,7 @@ class Run:
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
         self.best: Trial | None = None
+        self.blocks = build.blocks_of(self.settings, self.prepared)
         self.phases = PhaseRunner(
             self.prepared,
             self.objective,
@@ -67,6 +68,8 @@ class Run:
             on_row=self._on_row,
             callbacks=lambda: [WandbPanels()],
             logger=self.logger,
+            feedback=self.feedback,
+            blocks=self.blocks,
         )
 
     @property
@@ -95,8 +98,8 @@ class Run:
 
         The blueprint then is that of the best.
         """
-        blocks, only = build.blocks_of(self.settings, self.prepared), self.settings.search.trial
-        trials = construct(self.settings.search.method).trials(blocks)
+        only = self.settings.search.trial
+        trials = construct(self.settings.search.method).trials(self.blocks)
         ran: list[Trial] = []
         scores: list[float] = []
         told: list[dict[str, Any]] = []
@@ -190,6 +193,7 @@ class Run:
             self.phases,
             self.folder,
             whole=whole,
+            blocks=self.blocks,
             unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=lambda model: self._evaluate(model, "select"),

@@ -86,7 +86,7 @@ class PruneSettings(_Group):
     """Group `prune`."""
 
     by: Literal["elements", "gates"]
-    schedule: Literal["one_shot", "iterative", "gradual", "learned"]
+    schedule: Literal["one_shot", "iterative", "gradual", "learned", "nis_single", "nis_multi"]
     thresholds: list[NonNegative]
     finetune_epochs: Whole
     rounds: Count
@@ -97,6 +97,12 @@ class PruneSettings(_Group):
     learned_lr: Positive
     learned_decay: NonNegative
     learned_per: Literal["table", "dimension", "feature", "element"]
+    nis_parts: Count
+    nis_cost_weight: NonNegative
+    nis_lr: Positive
+    nis_samples: Annotated[int, Field(ge=2)]
+    nis_warm_up: Whole
+    nis_epochs: Count
 
 
 class OptimizerSettings(_Group):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot
+from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, PolicySearch
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.pruning_modules import kept_at
 
@@ -42,8 +44,24 @@ def test_thresholds_are_learned_from_the_start_and_so_is_what_they_leave() -> No
     assert last.phase.stopping == LONG
 
 
+NIS = PolicySearch("multi", parts=4, cost_weight=0.1, lr=0.05, samples=4, warm_up=2, epochs=3, retrain=LONG)
+
+
+def test_what_a_controller_chose_is_trained_from_its_start() -> None:
+    warm_up, policy, last = NIS.steps(1000, 200)
+    assert [step.phase.controller.learns for step in (warm_up, policy)] == [False, True]
+    assert [step.phase.paired for step in (warm_up, policy)] == [False, True]
+    assert (policy.phase.controller.entries, policy.phase.controller.kept) == (1000, 200)
+    assert [step.fresh for step in (warm_up, policy, last)] == [True, False, True]
+    for step, epochs in ((warm_up, 2), (policy, 3)):
+        assert (step.phase.rows, step.phase.stopping) == ("train", Stopping(epochs, epochs, best=False))
+    assert (last.phase.rows, last.phase.stopping) == ("train+search", LONG)
+    alone, _ = replace(NIS, warm_up=0).steps(1000, 200)
+    assert (alone.name, alone.fresh) == ("policy", True)
+
+
 @pytest.mark.parametrize(
-    "schedule", [OneShot(LONG), Iterative(3, SHORT), Gradual(2), LearnedThresholds(1, -8, 1, "table", 0, LONG)]
+    "schedule", [OneShot(LONG), Iterative(3, SHORT), Gradual(2), LearnedThresholds(1, -8, 1, "table", 0, LONG), NIS]
 )
 def test_every_schedule_ends_with_what_was_asked_for(schedule) -> None:
     assert schedule.steps(50, 7)[-1].kept == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ import torch
 from torch import nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.blocks import Blocks, make_blocks
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.synthetic import Synthetic
+from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.interaction.mf import MF
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.trial import GateStep, GradualStep, Phase, Stopping, ThresholdStep
+from dnis_lightning.search.controller import Controller
+from dnis_lightning.search.trial import ControllerStep, GateStep, GradualStep, Phase, Stopping, ThresholdStep
 from dnis_lightning.tasks import Objective, Rating
+from dnis_lightning.training.controller_module import ControllerModule
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.fit_module import WeightStep
@@ -57,12 +62,22 @@ def prepared_with(split: Any, source: Synthetic, folder: Path) -> Prepared:
 
 
 def runner(prepared: Prepared, folder: Path, step: WeightStep | None = None) -> PhaseRunner:
-    step = step or WeightStep(ADAM)
-    journal = Journal(folder / "last.ckpt")
-    options = TrainerOptions()
     return PhaseRunner(
-        prepared, Objective(Rating()), step, options, journal, batch_size=512, seed=0, on_row=lambda rows: None
+        prepared,
+        Objective(Rating()),
+        step or WeightStep(ADAM),
+        TrainerOptions(),
+        Journal(folder / "last.ckpt"),
+        batch_size=512,
+        seed=0,
+        on_row=lambda rows: None,
+        blocks=blocks_for(prepared),
     )
+
+
+def blocks_for(prepared: Prepared) -> Blocks:
+    """Two blocks of each field."""
+    return make_blocks(prepared.vocabulary.frequency, prepared.vocabulary.field_of, blocks=2, per="field")
 
 
 def model_for(prepared: Prepared, *, gated: bool = False) -> Recommender:
@@ -75,12 +90,15 @@ def model_for(prepared: Prepared, *, gated: bool = False) -> Recommender:
 
 
 THRESHOLDS = ThresholdStep(kept=1, start=-8.0, lr=0.5, decay=0.01, granularity="dimension")
+CONTROLLER = ControllerStep("single", parts=2, entries=320, kept=160, cost_weight=1.0, lr=0.1, samples=3)
 BY_ROW = {
     "fit": Phase("fit", "train", Stopping(4, 9), plateau=True),
     "first order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.0)),
     "second order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1)),
     "tables only": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1), tables_only=True),
     "gradual": Phase("gradual", "train", Stopping(3, 9), gradual=GradualStep(kept=80, entries=320, epochs=2)),
+    "controller": Phase("search", "train", Stopping(3, 9, best=False), controller=CONTROLLER),
+    "warm-up": Phase("search", "train", Stopping(3, 9, best=False), controller=replace(CONTROLLER, learns=False)),
     "thresholds": Phase("learn", "train", Stopping(3, 9), thresholds=THRESHOLDS),
 }
 
@@ -91,6 +109,9 @@ def test_stepping_by_row_ends_where_the_whole_table_does(name: str, source: Synt
     ends = []
     for optimizer, by_row in ((ADAM, False), (partial(LazyAdam, lr=0.01), True)):
         model = model_for(prepared, gated=phase.gate_step is not None)
+        if phase.controller is not None:
+            blocks = blocks_for(prepared)
+            model.selection = SoftSelection(blocks.block_of, blocks.count, 4)
         if phase.thresholds is not None:
             model.selection = SoftThreshold(model.space.features, 4, granularity="dimension")
         step = WeightStep(optimizer, clip_norm=0.05, plateau_patience=0, by_row=by_row)
@@ -98,6 +119,70 @@ def test_stepping_by_row_ends_where_the_whole_table_does(name: str, source: Synt
         ends.append(model.state_dict())
     for key, expected in ends[0].items():
         assert torch.allclose(ends[1][key], expected, rtol=1e-3, atol=1e-4), key
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_controller_ends_with_the_likeliest_choice_and_keeps_within_the_memory(
+    learns: bool, source: Synthetic, tmp_path: Path
+) -> None:
+    """What it costs to keep more than half outweighs all else here; before it has learned, everything is kept."""
+    prepared = prepared_with("three_way", source, tmp_path)
+    blocks, model = blocks_for(prepared), model_for(prepared)
+    model.selection = SoftSelection(blocks.block_of, blocks.count, 4)
+    dear = replace(CONTROLLER, cost_weight=100.0, learns=learns)
+    phase = Phase("search", "train", Stopping(12, 99, best=False), controller=dear)
+    before = model.table.weight.detach().clone()
+    runner(prepared, tmp_path).fit("search", phase, model)
+    gates = model.gates.detach()
+    assert set(gates.flatten().tolist()) <= {0.0, 1.0}
+    kept = float((torch.from_numpy(blocks.sizes)[:, None] * gates).sum()) / model.table.weight.numel()
+    assert kept <= 0.5 if learns else kept == 1
+    assert (gates[:, ::2] == gates[:, 1::2]).all(), "dimensions of one part open together"
+    assert not torch.equal(model.table.weight, before)
+
+
+def test_a_controller_is_rewarded_for_low_loss_within_the_budget(
+    source: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R = −L_search − λ · max(0, m / kept − 1), of choices that are drawn, without dropout; weights see such, too."""
+    prepared = prepared_with("three_way", source, tmp_path)
+    blocks, model = blocks_for(prepared), model_for(prepared)
+    model.selection = BlockChoice(blocks.block_of, blocks.count, 4)
+    told: list[tuple[float, float, float]] = []
+    masks: list[str] = []
+    losses, learn, keep = ControllerModule._losses, Controller.learn, ControllerModule.keep
+
+    def noted_losses(self: ControllerModule, batch: Batch, choices: list[torch.Tensor]) -> torch.Tensor:
+        found = losses(self, batch, choices)
+        assert torch.equal(losses(self, batch, choices), found)
+        self.noted = found
+        return found
+
+    def noted_learn(self: Controller, choices: Any, rewards: Any, optimizer: Any) -> None:
+        shares = [self.decisions.share(self.decisions.kept(choice)) for choice in choices]
+        told.extend(zip(module[0].noted.tolist(), shares, rewards, strict=True))
+        learn(self, choices, rewards, optimizer)
+
+    def noted_keep(self: ControllerModule, choice: torch.Tensor) -> None:
+        module[:] = [self]
+        masks.append(str(choice.tolist()))
+        keep(self, choice)
+
+    module: list[Any] = []
+    for owner, name, noted in (
+        (ControllerModule, "_losses", noted_losses),
+        (Controller, "learn", noted_learn),
+        (ControllerModule, "keep", noted_keep),
+    ):
+        monkeypatch.setattr(owner, name, noted)
+    step = replace(CONTROLLER, cost_weight=0.7, kept=100)
+    runner(prepared, tmp_path).fit(
+        "search", Phase("search", "train", Stopping(2, 9, best=False), controller=step), model
+    )
+    assert len(told) > 10
+    assert len(set(masks)) > 10
+    for loss, share, reward in told:
+        assert reward == pytest.approx(-loss - 0.7 * max(0.0, share * 320 / 100 - 1), rel=1e-5)
 
 
 @pytest.mark.parametrize("split", ["three_way", "paper", "authors", "time"])

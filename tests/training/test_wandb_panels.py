@@ -35,7 +35,9 @@ LOGGERS = config_dir() / "logger"
 
 
 class Gated(L.LightningModule):
-    """One weight to train, gates that fall a little every epoch, and a select metric."""
+    """One weight to train, gates that fall a little every epoch, and select metrics."""
+
+    measured = ("mse", "auc")
 
     def __init__(self, gates: Tensor | None) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.measures import headline, larger_is_better
+from dnis_lightning.report.gains import sentences
 from dnis_lightning.report.metrics import model_title, title
 from dnis_lightning.report.tables import DIGITS, LEAST_SEEDS, Table
 
@@ -126,7 +127,8 @@ READING = (
     "values it keeps. coo_npz_mib: MiB of the file that the authors of DNIS measured, to be held against the paper's "
     "Params (M).",
     "Time: mean of preparing, search, training and the cut of this row, without the other cuts of the same run; of "
-    "single-trial jobs the sum; a cut by learned thresholds starts afresh and is not charged with the unpruned model. "
+    "single-trial jobs the sum; a cut by learned thresholds or NIS starts afresh and is not charged with the unpruned "
+    "model. "
     "Time ÷ ref.: that, divided by the reference row's.",
     f"Δ: mean difference to the reference row over the seeds that both have, and p of the two-sided paired t-test, "
     f"from {LEAST_SEEDS} such seeds on. With 3 seeds a p-value says little: it rests on two degrees of freedom, knows "
@@ -168,7 +170,7 @@ def _reference(table: Table) -> Iterator[str]:
 
 def footnotes(table: Table) -> list[str]:
     """Sentences on single rows, under a table."""
-    return [*_on_trials(table), *_on_absence(table), *_on_machines(table)]
+    return [*sentences(table), *_on_trials(table), *_on_absence(table), *_on_machines(table)]
 
 
 _CHOSEN = ["model", "seed", "trial", "trial_name", "jobs"]

@@ -15,12 +15,20 @@ _METHODS = {
     "grid": "Grid Search",
     "random": "Random Search",
     "mde": "MDE",
-    "nis": "NIS",
+    "nis_se": "NIS-SE",
+    "nis_me": "NIS-ME",
     "magnitude": "Network pruning",
     "pep": "PEP",
     "dnis": "DNIS",
 }
-_NOTHING_TO_PRUNE = {"none", "grid", "random", "mde"}  # these end with a table that is whole as it is
+_NOTHING_TO_PRUNE = {
+    "none",
+    "grid",
+    "random",
+    "mde",
+    "nis_se",
+    "nis_me",
+}  # these end with a table that is whole as it is
 
 
 def method(search: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dnis_lightning.embedding.threshold import Granularity
-from dnis_lightning.search.trial import GradualStep, Phase, Stopping, ThresholdStep
+from dnis_lightning.search.controller import Sizes
+from dnis_lightning.search.trial import ControllerStep, GradualStep, Phase, Stopping, ThresholdStep
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,38 @@ class LearnedThresholds:
         training = Stopping(self.epochs, self.epochs, best=False)
         learning = Phase("thresholds", "train+search", training, thresholds=step, plateau=False)
         return [CutStep("thresholds", None, learning, fresh=True), _last(kept, self.retrain, fresh=True)]
+
+
+@dataclass(frozen=True)
+class PolicySearch:
+    """NIS (Joglekar et al. 2020): a controller learns what to keep, by weights that all choices share; then this is
+    trained from the initial values.
+
+    sizes: `single` (NIS-SE) or `multi` (NIS-ME), see `Decisions`; parts, cost_weight, lr, samples: see
+    `ControllerStep`. warm_up: epochs in which all choices are equally likely; epochs: then those in which the
+    controller learns. retrain: the last training.
+    """
+
+    sizes: Sizes
+    parts: int
+    cost_weight: float
+    lr: float
+    samples: int
+    warm_up: int
+    epochs: int
+    retrain: Stopping
+
+    def steps(self, entries: int, kept: int) -> list[CutStep]:
+        """Warm-up, search, and the training of what was chosen."""
+        step = ControllerStep(self.sizes, self.parts, entries, kept, self.cost_weight, self.lr, self.samples)
+        parts = [("warm_up", self.warm_up, replace(step, learns=False)), ("policy", self.epochs, step)]
+        phases = [
+            Phase(name, "train", Stopping(epochs, epochs, best=False), controller=controller, plateau=False)
+            for name, epochs, controller in parts
+            if epochs
+        ]
+        searching = [CutStep(phase.name, None, phase, fresh=not number) for number, phase in enumerate(phases)]
+        return [*searching, _last(kept, self.retrain, fresh=True)]
 
 
 def _phase(name: str, stopping: Stopping) -> Phase:

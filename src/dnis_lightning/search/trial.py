@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.embedding.threshold import Granularity
+from dnis_lightning.search.controller import Sizes
 
 Rows = Literal["train", "train+search"]
 PenaltyStage = Literal["raw", "normalised"]
@@ -81,12 +82,32 @@ class GateStep:
 
 
 @dataclass(frozen=True)
+class ControllerStep:
+    """How a controller learns which parts of the table to keep (Joglekar et al. 2020).
+
+    sizes: see `Decisions`. parts: into how many the K dimensions are cut, equally. kept: how many of the table's
+    `entries` may be kept; a choice that keeps m of them has the reward −L_search − cost_weight · max(0, m / kept − 1).
+    lr: of the controller's Adam, spread over one epoch. samples: choices for each step, two or more. learns: otherwise
+    all choices stay equally likely.
+    """
+
+    sizes: Sizes
+    parts: int
+    entries: int
+    kept: int
+    cost_weight: float
+    lr: float
+    samples: int
+    learns: bool = True
+
+
+@dataclass(frozen=True)
 class Phase:
     """One training: which rows the weights see, which weights move, and how the gates do (None: not at all).
 
     tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
     the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus. gradual,
-    thresholds: what removes entries meanwhile.
+    thresholds: what removes entries meanwhile. controller: what chooses the entries of each step.
     """
 
     name: str
@@ -99,6 +120,12 @@ class Phase:
     plateau: bool = True
     gradual: GradualStep | None = None
     thresholds: ThresholdStep | None = None
+    controller: ControllerStep | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether each step takes a search batch, too."""
+        return self.gate_step is not None or (self.controller is not None and self.controller.learns)
 
 
 @dataclass(frozen=True)

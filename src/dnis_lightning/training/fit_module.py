@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +57,11 @@ class FitModule(L.LightningModule):
     def arrived(self) -> bool:
         """Whether this training has reached its end before `Stopping` says so."""
         return False
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """The names of the metrics on select."""
+        return self.objective.task.measured
 
     @property
     def gates(self) -> Tensor | None:

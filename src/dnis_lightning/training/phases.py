@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from dnis_lightning.blocks import Blocks
 from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.memory import give_back_freed_memory
@@ -19,6 +20,7 @@ from dnis_lightning.recommender import GATES, Recommender
 from dnis_lightning.search.trial import Phase
 from dnis_lightning.tasks import Objective
 from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, RunCheckpoint
+from dnis_lightning.training.controller_module import ControllerModule
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.fit_module import FitModule, WeightStep
 from dnis_lightning.training.journal import Journal
@@ -58,8 +60,9 @@ class PhaseRunner:
     seed: int
     on_row: Callable[[list[dict[str, Any]]], None]
     callbacks: Callable[[], list[L.Callback]] = list
-    logger: Any = False
     feedback: Feedback | None = None
+    blocks: Blocks | None = None
+    logger: Any = False
 
     def fit(
         self,
@@ -115,7 +118,7 @@ class PhaseRunner:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
             data = self._data(name, phase)
-            module = self._module(phase, model, data)
+            module = self._module(name, phase, model, data)
             try:
                 trainer.fit(module, data, ckpt_path=str(self.journal.path) if resumes else None)
             except SystemExit as stop:
@@ -126,12 +129,18 @@ class PhaseRunner:
         log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
         return {"epochs": best.epochs, "best_epoch": best.best_epoch, "best": best.best}
 
-    def _module(self, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
+    def _module(self, name: str, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
         step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)
         steps = data.steps_per_epoch
         if phase.gate_step is not None:
             return SearchModule(
                 model, self.objective, step, phase.gate_step, steps_per_epoch=steps, tables_only=phase.tables_only
+            )
+        if phase.controller is not None:
+            assert self.blocks is not None, "a controller chooses among blocks"
+            seed = self._seed_of(name)
+            return ControllerModule(
+                model, self.objective, step, phase.controller, self.blocks, steps_per_epoch=steps, seed=seed
             )
         if phase.gradual is not None:
             return GradualModule(model, self.objective, step, phase.gradual, steps_per_epoch=steps)
@@ -146,7 +155,7 @@ class PhaseRunner:
             batch_size=self.batch_size,
             seed=self._seed_of(name),
             rows=phase.rows,
-            paired=gate_step is not None,
+            paired=phase.paired,
             shortest=gate_step is not None and gate_step.shortest,
             feedback=self.feedback,
         )

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from dnis_lightning.measures import larger_is_better
 from dnis_lightning.training.callbacks import History
-from dnis_lightning.training.fit_module import FitModule
 
 EPOCH = "epoch"
 PREFIXES = ("select", "train", "search", "gates")
@@ -31,15 +30,14 @@ class WandbPanels(L.Callback):
     """Draws the gates on W&B after every epoch, against the epochs of the whole run.
 
     Does nothing unless the trainer has a `WandbLogger` and this is rank zero. The module's `gates` are α (L, K) or
-    None, blocks by descending frequency.
+    None, blocks by descending frequency; its `measured` are the names of its metrics on select.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tells W&B which axis the curves have, and which of their values counts."""
         logger = _wandb_logger(trainer)
         if logger is not None:
-            measured = pl_module.objective.task.measured if isinstance(pl_module, FitModule) else ()
-            define_metrics(logger, measured)
+            define_metrics(logger, getattr(pl_module, "measured", ()))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the gates as a heat map, a histogram, and a mean for each block."""
