@@ -42,7 +42,8 @@ CUTS = {"magnitude", "pep", "nis_se", "nis_me", "dnis"}
 
 @pytest.mark.parametrize("search", options("search"))
 def test_every_model_goes_with_the_method(search: str, tmp_path: Path) -> None:
-    models = ["mf", "neumf"] if search == "nis_se" else MODELS  # nis_me has all of its code
+    # a controller shuts gates, as the search does; its runs are long, with two trainings for each cut
+    models = ["deepfm", "mf", "neumf"] if search.startswith("nis") else MODELS
     done = dnis(tmp_path, "-m", *SMALL, f"search={search}", f"model={','.join(models)}", *FEWER.get(search, ()))
     assert done.returncode == 0, done.stderr
     folders = [path.parent for path in tmp_path.glob("outputs/*/*/result.json")]
