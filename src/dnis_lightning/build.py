@@ -23,6 +23,7 @@ from dnis_lightning.data.source import Source
 from dnis_lightning.data.table import Table
 from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
@@ -34,8 +35,6 @@ from dnis_lightning.training.fit_module import WeightStep
 from dnis_lightning.training.lazy_adam import LazyAdam
 
 log = logging.getLogger(__name__)
-STARTS_AFRESH = {"learned": "pep", "nis_single": "nis_se", "nis_multi": "nis_me"}
-"""Schedules that need nothing of the unpruned model, and the search that is made for each."""
 
 
 def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.keys import flatten, moves_figures
+from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.settings import Node, Settings
 
@@ -267,7 +268,7 @@ def _idle_pruning(config: DictConfig, given: Sequence[str]) -> Iterator[str]:
             yield f"{key}: nothing is cut; say to what, as search.rates=[2], or leave it out"
         elif (schedule := prune.get("schedule")) not in _ONLY_OF.get(key, (schedule,)):
             yield f"{key}: nothing reads it with prune.schedule={schedule}; it is of {' and '.join(_ONLY_OF[key])}"
-        elif key == "prune.finetune_epochs" and schedule in ("learned", "nis_single", "nis_multi"):
+        elif key == "prune.finetune_epochs" and schedule in STARTS_AFRESH:
             yield f"{key}: nothing reads it with prune.schedule={schedule}, which trains what is kept in any case"
 
 

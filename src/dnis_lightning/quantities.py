@@ -37,5 +37,8 @@ TopkLoss = Literal["bce", "bpr"]
 SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out", "column"]
 """How rows are shared out between train, search, select and test."""
 
+STARTS_AFRESH = {"learned": "pep", "nis_single": "nis_se", "nis_multi": "nis_me"}
+"""Schedules of cuts that need nothing of the unpruned model, and the search that is made for each."""
+
 NumericForm = Literal["scalar", "raw", "standard", "log2", "quantile"]
 """What becomes of numbers; see `data.numbers`."""

@@ -78,7 +78,10 @@ def prepare(
     mark = [] if given is None else [given.users.tobytes().hex(), given.positives.tobytes().hex()]
     key = f"{split}-s{split_seed}-{_mark(SCHEMA, split, split_seed, vars(shares), *mark)}"
     drawn = _opened_split(
-        dataset, key, lambda: assign_parts(dataset, split, split_seed, shares, given), search_is_select(split, shares)
+        dataset,
+        key,
+        lambda: assign_parts(dataset, split, split_seed, shares, given)[0],
+        search_is_select(split, shares),
     )
     key += f"-{_mark(vars(options))}"
     vocabulary = _opened(
@@ -109,9 +112,7 @@ def _given(path: Path, dataset: EncodedDataset, split: SplitName) -> Candidates:
     return read_candidates(path, dataset, names[user], names[1 - user])
 
 
-def _opened_split(
-    dataset: EncodedDataset, key: str, draw: Callable[[], tuple[np.ndarray, bool]], shared: bool
-) -> Split:
+def _opened_split(dataset: EncodedDataset, key: str, draw: Callable[[], np.ndarray], shared: bool) -> Split:
     """A byte a row on disk; draw: which part each row belongs to."""
 
     def opened(folder: Path) -> Split:
@@ -121,7 +122,7 @@ def _opened_split(
         return Split(part, shared)
 
     def make(folder: Path) -> None:
-        save_array(folder / "part.npy", draw()[0])
+        save_array(folder / "part.npy", draw())
 
     return _opened(splits_folder(dataset.folder) / key, opened, make)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from dnis_lightning.measures import cost, monitor
+from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.report import identity
 from dnis_lightning.report.collect import Part, Run
 
 UNPRUNED = "unpruned"
-_STARTS_AFRESH = {"learned", "nis_single", "nis_multi"}
 USED = "yes"
 SUPERSEDED, WHOLE_COUNTS = "no, superseded by a later run", "no, a run of all trials counts"
 
@@ -103,7 +103,7 @@ def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict
     base = identity.without_pruning(entry.config)
     jobs = entry.jobs or (entry.run,)
     alone = sum(job.result.seconds.total - sum(cut.seconds for cut in job.result.pruned) for job in jobs)
-    starts_afresh = entry.run.result.schedule in _STARTS_AFRESH  # its cuts need nothing of the unpruned model
+    starts_afresh = entry.run.result.schedule in STARTS_AFRESH  # its cuts need nothing of the unpruned model
     for part in (entry.run.result.unpruned, *entry.run.result.pruned):
         config = entry.config if part.budget else base
         row = {"config": identity.name(config), "base": identity.name(base)}
