@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.warm import run_module
+
 TINY = (
     "data=synthetic",
     "data.rows=6000",
@@ -37,15 +39,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def dnis(folder: Path, *arguments: str, timeout: int = 240, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end; the finished process with its output as text."""
-    return subprocess.run(
-        command(folder, *arguments),
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    """Run to the end; the finished process with its output as text. more: of its environment."""
+    full = command(folder, *arguments)
+    if more:  # which may be read while libraries load
+        return subprocess.run(
+            full, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=timeout
+        )
+    return run_module("dnis_lightning", full[3:], cwd=folder, env=environment(), timeout=timeout)
 
 
 def result_of(finished: subprocess.CompletedProcess[str]) -> tuple[Path, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,9 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.recommender import FeatureSpace, Recommender
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
 
 
 def random_batch(rng: np.random.Generator, offsets: tuple[int, ...], rows: int, *, values: bool = False) -> Batch:

@@ -154,8 +154,13 @@ def test_movielens_1m_takes_well_under_a_second(rng: np.random.Generator) -> Non
     owner = torch.arange(users).repeat_interleave(16)
     wanted = torch.stack([owner, torch.from_numpy(rng.integers(items // 2, items, len(owner)))])
     query = Query(torch.arange(users), torch.arange(items), seen, wanted, torch.full((users,), 16), torch.arange(users))
-    metrics = RankingMetrics((1, 5, 10, 100))
-    started = time.process_time()  # of all threads: whatever else the machine does
-    metrics.update(scores, query)
-    metrics.compute()
-    assert time.process_time() - started < 1
+    seconds, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other in busy loops, where the machine has other work
+    for _ in range(3):
+        metrics, fresh = RankingMetrics((1, 5, 10, 100)), scores.clone()
+        started = time.process_time()
+        metrics.update(fresh, query)
+        metrics.compute()
+        seconds.append(time.process_time() - started)
+    torch.set_num_threads(threads)
+    assert min(seconds) < 1
