@@ -43,12 +43,20 @@ class Negatives:
         """
         left, first = self._left[users][:, None], self._starts[users][:, None]
         place = (chance * np.where(left > 0, left, self._total)).astype(np.int64)
-        passed = np.searchsorted(self._keys, self._first_key(users)[:, None] + place, "right") - first
+        passed = _places(self._keys, self._first_key(users)[:, None] + place) - first
         skipped = np.where((passed > 0) & (left > 0), self._taken[first + passed - 1], 0) if len(self._taken) else 0
         return np.searchsorted(self._ends, place + skipped, "right")
 
     def _first_key(self, users: np.ndarray) -> np.ndarray:
         return users.astype(np.int64) * (self._total + 1)
+
+
+def _places(ascending: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """How many of the first are at most as large as each of some keys; in their order, each is near the one before."""
+    order = np.argsort(keys, axis=None)
+    places = np.empty(keys.size, dtype=np.int64)
+    places[order] = np.searchsorted(ascending, keys.ravel()[order], "right")
+    return places.reshape(keys.shape)
 
 
 def _weights(frequency: np.ndarray, power: float, users: int) -> np.ndarray:
