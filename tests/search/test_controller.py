@@ -52,7 +52,7 @@ def test_of_many_sizes_no_rarer_block_has_more() -> None:
 @pytest.mark.parametrize("sizes", ["single", "multi"])
 def test_the_last_choice_keeps_everything(sizes: Sizes) -> None:
     decisions = Decisions.of(two_fields(), (3, 2), sizes)
-    most = torch.full((len(decisions.options),), decisions.options.shape[1] - 1)
+    most = torch.full((len(decisions.there),), decisions.there.shape[1] - 1)
     assert decisions.kept(most).all()
     assert decisions.share(decisions.kept(most)) == 1
     assert Controller(decisions).likeliest().equal(most)  # all alike at the start

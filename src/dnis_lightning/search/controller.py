@@ -20,13 +20,21 @@ Sizes = Literal["single", "multi"]
 class Decisions:
     """What is to be decided of a table that is cut into L blocks of features × T parts of its dimensions.
 
-    options (D, C, L, T) bool: which of these each of the C choices of each of the D decisions keeps; the table keeps
-    what any of them does. The last choice keeps most. there (D, C) bool: which choices there are. entries (L, T): how
-    many the table has in each.
+    Each of the C choices of each of the D decisions keeps, in the field of the decision, a number of its most frequent
+    blocks in a range of parts; the table keeps what any of them does. The last choice keeps most.
+
+    field (D,), rows (D, C), first (D, C), end (D, C): of decisions and choices, the field, the number of blocks, and
+    the parts first … end − 1. there (D, C) bool: which choices there are. block_field (L,), place (L,): of each block
+    the field, and how many of its blocks are more frequent. entries (L, T): how many the table has in each.
     """
 
-    options: Tensor
+    field: Tensor
+    rows: Tensor
+    first: Tensor
+    end: Tensor
     there: Tensor
+    block_field: Tensor
+    place: Tensor
     entries: Tensor
 
     @classmethod
@@ -37,40 +45,48 @@ class Decisions:
         decision for each field and part, how many of the field's blocks have this part. In both, nothing is a choice.
         widths (T,): of the parts.
         """
-        fields = [np.flatnonzero(blocks.field_of == field) for field in np.unique(blocks.field_of)]
-        decisions = [choices for own in fields for choices in _CHOICES[sizes](own, len(widths))]
-        most = max(map(len, decisions))
-        options = torch.zeros(len(decisions), most, blocks.count, len(widths), dtype=torch.bool)
-        there = torch.zeros(len(decisions), most, dtype=torch.bool)
-        for number, choices in enumerate(decisions):
-            first = most - len(choices)  # the last choice of each is the one that keeps most
-            there[number, first:] = True
-            for place, (rows, cols) in enumerate(choices, first):
-                options[number, place, torch.from_numpy(rows), cols] = True
+        block_field = torch.from_numpy(blocks.field_of).long()
+        counts = torch.bincount(block_field)
+        place = torch.arange(blocks.count) - (counts.cumsum(0) - counts)[block_field]
+        decisions = [
+            (number, choices)
+            for number, count in enumerate(counts.tolist())
+            if count
+            for choices in _CHOICES[sizes](count, len(widths))
+        ]
+        most = max(len(choices) for _, choices in decisions)
+        there = torch.tensor([[False] * (most - len(choices)) + [True] * len(choices) for _, choices in decisions])
+        padded = [[(0, 0, 0)] * (most - len(choices)) + choices for _, choices in decisions]
+        rows, first, end = torch.tensor(padded).unbind(-1)
+        field = torch.tensor([number for number, _ in decisions])
         entries = torch.from_numpy(blocks.sizes).double()[:, None] * torch.tensor(list(widths)).double()
-        return cls(options, there, entries)
+        return cls(field, rows, first, end, there, block_field, place, entries)
 
     def kept(self, choice: Tensor) -> Tensor:
         """(L, T) bool: what is kept by a choice for each decision, (D,)."""
-        return self.options[torch.arange(len(choice)), choice].any(0)
+        rows, first, end = (each.gather(1, choice[:, None]) for each in (self.rows, self.first, self.end))
+        of_blocks = (self.block_field == self.field[:, None]) & (self.place < rows)  # (D, L)
+        part = torch.arange(self.entries.shape[1])
+        of_parts = (part >= first) & (part < end)  # (D, T)
+        return (of_blocks.float().T @ of_parts.float()) > 0
 
     def share(self, kept: Tensor) -> float:
         """Of all entries, those in the kept parts."""
         return float((self.entries * kept).sum() / self.entries.sum())
 
 
-def _single(own: np.ndarray, parts: int) -> list[list[_Cells]]:
-    sized = [(own[:rows], slice(cols)) for rows in range(1, len(own) + 1) for cols in range(1, parts + 1)]
-    return [[(own[:0], slice(0)), *sized]]
+def _single(blocks: int, parts: int) -> list[list[_Choice]]:
+    sized = [(rows, 0, end) for rows in range(1, blocks + 1) for end in range(1, parts + 1)]
+    return [[(0, 0, 0), *sized]]
 
 
-def _multi(own: np.ndarray, parts: int) -> list[list[_Cells]]:
-    return [[(own[:rows], slice(part, part + 1)) for rows in range(len(own) + 1)] for part in range(parts)]
+def _multi(blocks: int, parts: int) -> list[list[_Choice]]:
+    return [[(rows, part, part + 1) for rows in range(blocks + 1)] for part in range(parts)]
 
 
-_Cells = tuple[np.ndarray, slice]
+_Choice = tuple[int, int, int]
 _CHOICES = {"single": _single, "multi": _multi}
-"""The choices of each decision about a field, by the numbers of its blocks and how many parts there are."""
+"""The choices of each decision about a field, by the numbers of its blocks and of the parts."""
 
 
 class Controller(nn.Module):
