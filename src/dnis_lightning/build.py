@@ -45,7 +45,7 @@ def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
     data = settings.data
     source = construct(data.source) if source is None else source
     if isinstance(source, Table):
-        source.check_split(data.split)
+        source.check_split(data.split, given_test=data.candidates is not None)
         log.info("%s", source.described())
     if data.least_label is not None:
         source = Liked(source, data.least_label)

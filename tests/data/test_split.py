@@ -113,7 +113,7 @@ def scattered() -> Any:
         rows=1000,
         time=time,
         coded=(Field("u", "categorical"),),
-        user_field="u",
+        user=0,
         codes=(user,),
         cardinalities=(300,),
         code_of_missing=lambda number: 7,
@@ -124,8 +124,10 @@ def scattered() -> Any:
 def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows and users that are looked at together: all of them, or a few."""
     rows, users = request.param
-    monkeypatch.setattr("dnis_lightning.data.split.row_slices", lambda count, size=rows: row_slices(count, size))
-    monkeypatch.setattr("dnis_lightning.data.split._USERS_AT_ONCE", users)
+    for module in ("split", "leave_one_out"):
+        at_once = f"dnis_lightning.data.{module}.row_slices"
+        monkeypatch.setattr(at_once, lambda count, size=rows: row_slices(count, size))
+    monkeypatch.setattr("dnis_lightning.data.leave_one_out._USERS_AT_ONCE", users)
 
 
 @pytest.mark.parametrize("shares", [Shares(0.05, 0.05, 0.1), Shares(0.2, None, 0.3), Shares(0.4, 0.3, 0.3)])
@@ -156,9 +158,11 @@ def test_the_last_rows_of_users_are_those_of_a_stable_sort(scattered: Any, at_on
 @pytest.mark.parametrize("kind", ["three_way", "time", "leave_one_out", "column"])
 def test_a_split_takes_little_more_than_a_byte_a_row(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, few = 1_000_000, 1 << 14
-    monkeypatch.setattr("dnis_lightning.data.split.row_slices", lambda count, size=few: row_slices(count, size))
-    for name in ("_DRAWN_AT_ONCE", "_CHOSEN_AT_ONCE", "_USERS_AT_ONCE"):
-        monkeypatch.setattr(f"dnis_lightning.data.split.{name}", few)
+    for module in ("split", "leave_one_out"):
+        at_once = f"dnis_lightning.data.{module}.row_slices"
+        monkeypatch.setattr(at_once, lambda count, size=few: row_slices(count, size))
+    for name in ("split._DRAWN_AT_ONCE", "split._CHOSEN_AT_ONCE", "leave_one_out._USERS_AT_ONCE"):
+        monkeypatch.setattr(f"dnis_lightning.data.{name}", few)
     rng = np.random.default_rng(0)
     dataset = SimpleNamespace(
         name="large",
@@ -167,7 +171,7 @@ def test_a_split_takes_little_more_than_a_byte_a_row(kind: Any, monkeypatch: pyt
         time=rng.integers(0, 10**9, rows),
         given=rng.choice([0, 0, 3], rows).astype(np.uint8),
         coded=(Field("u", "categorical"),),
-        user_field="u",
+        user=0,
         codes=(rng.integers(0, 50_000, rows).astype(np.uint16),),
         cardinalities=(50_000,),
         code_of_missing=lambda number: None,

@@ -615,6 +615,7 @@ def test_a_split_without_the_column_that_it_needs_names_the_key(tmp_path: Path) 
     for split, key in (("time", "time"), ("leave_one_out", "time"), ("column", "split_column")):
         with pytest.raises(ConfigError, match=f"data.split={split}: it needs a column named with data.{key}="):
             source.check_split(split)  # type: ignore[arg-type]
+    source.check_split("leave_one_out", given_test=True)
 
 
 def test_rows_that_only_say_who_had_what_need_no_label(tmp_path: Path) -> None:

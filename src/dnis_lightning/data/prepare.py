@@ -105,11 +105,10 @@ def _mark(*told: object) -> str:
 def _given(path: Path, dataset: EncodedDataset, split: SplitName) -> Candidates:
     if split != "leave_one_out":
         raise ConfigError(f"data.candidates: its positives are test rows of data.split=leave_one_out, not of {split}")
-    names = [field.name for field in dataset.coded]
-    if len(names) != 2 or dataset.user_field not in names:
+    if len(dataset.coded) != 2 or dataset.user is None:
         raise ConfigError("data.candidates: it takes data of two categorical fields, of which data.user names one")
-    user = names.index(dataset.user_field)
-    return read_candidates(path, dataset, names[user], names[1 - user])
+    user, item = dataset.coded[dataset.user], dataset.coded[1 - dataset.user]
+    return read_candidates(path, dataset, user.name, item.name)
 
 
 def _opened_split(dataset: EncodedDataset, key: str, draw: Callable[[], np.ndarray], shared: bool) -> Split:

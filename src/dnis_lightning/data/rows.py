@@ -42,7 +42,7 @@ class RowLayout:
         self.vocabulary, self.pooling = vocabulary, pooling
         self.name = (f"rows{max_values}" if vocabulary.dataset.ends else "rows") + ("-user" if with_user else "")
         dataset = vocabulary.dataset
-        self._user = [one.name for one in dataset.coded].index(str(dataset.user_field)) if with_user else None
+        self._user = dataset.user if with_user else None
         self._widths = [_width(dataset, n, max_values) for n in range(len(dataset.coded))]
         self._groups: dict[str, list[int]] = {"u1": [], "u2": [], "u4": [], "u8": [], "scalar": []}
         self._placed: list[tuple[str, int]] = []

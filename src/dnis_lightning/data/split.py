@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -11,20 +10,18 @@ import numpy as np
 
 from dnis_lightning.data.arrays import forget, row_slices
 from dnis_lightning.data.candidates import Candidates
+from dnis_lightning.data.leave_one_out import left_out, left_out_as_given
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
 from dnis_lightning.quantities import SplitName
 
 _TRAIN, _SEARCH, _SELECT, _TEST = range(4)
-_LEAVE_ONE_OUT_LEAST = 4
 _ENOUGH: dict[str, str] = {"leave_one_out": "users with four rows or more", "column": "rows marked for it"}
 _DRAWN_AT_ONCE = 1 << 26
 """Rows of which one permutation is held, at 4 bytes a row."""
 _CHOSEN_AT_ONCE = 1 << 24
 """Rows of which those of train are held at a time, at 16 bytes a row, while some are drawn from them."""
-_USERS_AT_ONCE = 1 << 23
-"""Users whose last rows are held at a time, at 24 bytes a user."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def assign_parts(
     shares = shares or default_shares(kind, dataset.task)
     shared = search_is_select(kind, shares)
     if kind == "leave_one_out":
-        part = _leave_one_out(dataset) if candidates is None else _left_out_as_given(dataset, candidates, seed)
+        part = left_out(dataset) if candidates is None else left_out_as_given(dataset, candidates, seed)
     elif kind == "column":
         part = _as_given(dataset, seed, shares)
     elif kind == "time":
@@ -218,76 +215,6 @@ def _nth_latest(time: np.ndarray, count: int) -> tuple[int, int]:
 
 
 _SIGN = np.uint64(1 << 63)
-
-
-def _leave_one_out(dataset: EncodedDataset) -> np.ndarray:
-    """Of each user's rows the last is test, the one before select, the one before that search.
-
-    Of rows at the same time, later ones count as later. Users with fewer than four rows stay in train, and rows without
-    a user.
-    """
-    time = _time(dataset, "leave_one_out")
-    part = np.full(len(time), _TRAIN, dtype=np.uint8)
-    _leave_out(part, dataset, time, (_TEST, _SELECT, _SEARCH))
-    return part
-
-
-def _left_out_as_given(dataset: EncodedDataset, candidates: Candidates, seed: int) -> np.ndarray:
-    """Test is what the candidates say; of each user's other rows one at random is select, and another search."""
-    user = _users(dataset)[0]
-    items = dataset.codes[1 - [field.name for field in dataset.coded].index(str(dataset.user_field))]
-    part = np.full(dataset.rows, _TRAIN, dtype=np.uint8)
-    part[candidates.test_rows(dataset, user, items)] = _TEST
-    _leave_out(part, dataset, np.random.default_rng(seed).permutation(dataset.rows), (_SELECT, _SEARCH))
-    return part
-
-
-def _leave_out(part: np.ndarray, dataset: EncodedDataset, time: np.ndarray, numbers: Sequence[int]) -> None:
-    """Move the last rows of each user to some parts, one row each."""
-    user, count, nobody = _users(dataset)
-    for first in range(0, count, _USERS_AT_ONCE):
-        users = range(first, min(first + _USERS_AT_ONCE, count))
-        _leave_out_some(part, user, time, users, nobody, numbers)
-
-
-def _leave_out_some(
-    part: np.ndarray, user: np.ndarray, time: np.ndarray, users: range, nobody: int | None, numbers: Sequence[int]
-) -> None:
-    """Do so for some users, a row a user and pass over the data; nobody: is no user."""
-    rows_of = np.zeros(len(users), dtype=np.int64)
-    for _, of in _rows_of(user, users):
-        np.add.at(rows_of, of, 1)
-    enough = rows_of >= _LEAVE_ONE_OUT_LEAST
-    if nobody is not None and nobody in users:
-        enough[nobody - users.start] = False
-    for number in numbers:
-        latest = np.full(len(users), np.iinfo(np.int64).min)
-        for rows, of in _rows_of(user, users):
-            left = part[rows] == _TRAIN
-            np.maximum.at(latest, of[left], time[rows[left]])
-        last = np.full(len(users), -1)
-        for rows, of in _rows_of(user, users):
-            found = (part[rows] == _TRAIN) & (time[rows] == latest[of])
-            np.maximum.at(last, of[found], rows[found])
-        part[last[enough]] = number
-    forget(user, time)
-
-
-def _rows_of(user: np.ndarray, users: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows of some users, and for each of them its user's place among these."""
-    for part in row_slices(len(user)):
-        of = user[part].astype(np.int64) - users.start
-        mine = np.flatnonzero((of >= 0) & (of < len(users)))
-        yield mine + part.start, of[mine]
-
-
-def _users(dataset: EncodedDataset) -> tuple[np.ndarray, int, int | None]:
-    """(rows,) each row's user, how many users there are, and the one that stands for "missing", if it occurs."""
-    names = [field.name if field.kind == "categorical" else None for field in dataset.coded]
-    if dataset.user_field not in names:
-        raise DataError(f"data.split=leave_one_out: {dataset.name} has no field for the user; take another data.split")
-    number = names.index(dataset.user_field)
-    return dataset.codes[number], dataset.cardinalities[number], dataset.code_of_missing(number)
 
 
 def _time(dataset: EncodedDataset, kind: SplitName) -> np.ndarray:

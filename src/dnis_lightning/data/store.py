@@ -94,6 +94,12 @@ class EncodedDataset:
         """The fields with ids, in the order of `codes`."""
         return tuple(field for field in self.fields if field.kind != "numeric")
 
+    @property
+    def user(self) -> int | None:
+        """Which of the fields with ids is the user; None where no categorical one is."""
+        names = [field.name if field.kind == "categorical" else None for field in self.coded]
+        return names.index(self.user_field) if self.user_field in names else None
+
     def list_bounds(self, number: int, part: slice) -> np.ndarray:
         """(R + 1,) where the values of some consecutive rows begin, and where the last end; number: a multi field's."""
         ends = self.ends[number]

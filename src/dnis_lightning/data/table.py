@@ -104,11 +104,15 @@ class Table:
         """What text in the files means, besides itself."""
         return RawForm(self._files[0].missing or ("",), self.multi_separator)
 
-    def check_split(self, split: SplitName) -> None:
-        """Raise ConfigError when a split needs a column that no key names: before any row is encoded."""
+    def check_split(self, split: SplitName, *, given_test: bool = False) -> None:
+        """Raise ConfigError when a split needs a column that no key names: before any row is encoded.
+
+        given_test: leave_one_out is told what is left out, so that it needs no time.
+        """
         roles = self.roles
         named = {"time": roles.time, "user": roles.user, "split_column": roles.split}
-        absent = [f"data.{key}=" for key in _NEEDED.get(split, ()) if named[key] is None]
+        needed = ("user",) if given_test and split == "leave_one_out" else _NEEDED.get(split, ())
+        absent = [f"data.{key}=" for key in needed if named[key] is None]
         if absent:
             raise ConfigError(f"data.split={split}: it needs a column named with {' and '.join(absent)}")
 
