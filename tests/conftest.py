@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from itertools import pairwise
 
@@ -16,6 +17,10 @@ from dnis_lightning.recommender import FeatureSpace, Recommender
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # or every phase of training looks through all modules and tests for garbage
 
 
 def random_batch(rng: np.random.Generator, offsets: tuple[int, ...], rows: int, *, values: bool = False) -> Batch:

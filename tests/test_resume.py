@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from dnis_lightning.blueprint import rebuild
 from dnis_lightning.folder import RunFolder
 from tests.command import TINY_DNIS, command, dnis, environment, figures_of, result_of
+from tests.warm import run_module
 
 LONGER = (*TINY_DNIS, "trainer.max_epochs=6", "search.search_epochs=6", "prune.finetune_epochs=4", "trainer.patience=9")
 EVERY_STEPS = "trainer.checkpoint_every_n_steps=7"
@@ -21,22 +20,11 @@ EVERY_STEPS = "trainer.checkpoint_every_n_steps=7"
 
 def kill_when(folder: Path, pattern: str, arguments: tuple[str, ...]) -> Path:
     """Start a run, SIGKILL it once a line of its log matches, and return its folder."""
-    process = subprocess.Popen(
-        command(folder, *arguments),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    full = command(folder, *arguments)
+    done = run_module(
+        "dnis_lightning", full[3:], cwd=folder, env=environment(), timeout=240, kill_when=rf"(?m){pattern}"
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if re.search(pattern, line):
-            time.sleep(0.03)  # into the steps after it
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait(60)
-    assert process.returncode == -signal.SIGKILL, "it was killed, and not too late"
+    assert done.returncode == -signal.SIGKILL, "it was killed, and not too late"
     return next(folder.glob("outputs/*/*"))
 
 
