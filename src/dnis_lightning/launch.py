@@ -20,7 +20,7 @@ from dnis_lightning.data.mapping import save_mapping
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, Said, find_folder, is_rank_zero, logging_to
-from dnis_lightning.memory import keep_freed_memory
+from dnis_lightning.memory import keep_freed_memory, pass_over_what_is_loaded
 from dnis_lightning.run import Run
 from dnis_lightning.settings import Settings
 from dnis_lightning.spread import has_trained
@@ -45,6 +45,7 @@ def start(
     Returns the result. Raises RunError when the disk is full or the logger cannot start.
     """
     keep_freed_memory()
+    pass_over_what_is_loaded()
     if settings.trainer.threads is not None:
         torch.set_num_threads(settings.trainer.threads)
     with _full_disk_named(folder), folder.at_work(), logging_to(folder, said):
