@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from tests.command import environment
+from tests.data.conftest import real_data  # noqa: F401
 
 CHECKOUT = Path(__file__).parents[1]
 
 
-def measure(folder: Path, *arguments: str) -> str:
+def measure(folder: Path, *arguments: str, **more: str) -> str:
     command = [sys.executable, "-m", *arguments]
-    paths = environment(PYTHONPATH=os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")]))
+    paths = environment(PYTHONPATH=os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")]), **more)
     done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -91,3 +93,16 @@ def test_preparation_is_measured_job_by_job(tmp_path: Path) -> None:
     assert all(job["seconds"] > 0 and job["peak_rss_mib"] > 0 for job in report["jobs"])
     assert printed.count("\n| ") == len(report["jobs"])
     assert not list((tmp_path / "at").iterdir())
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_model_is_held_against_what_is_published(tmp_path: Path, real_data: Path) -> None:  # noqa: F811
+    candidates = str(real_data / "ncf" / "ncf_test_negatives.csv")
+    arguments = ("benchmarks.ncf", candidates, "--model", "gmf", "--epochs", "1")
+    printed = measure(tmp_path, *arguments, DNIS_DATA=str(real_data))
+    assert "gmf, seed 0: epoch 1: hr@10 0." in printed
+    cells = printed.splitlines()[-1].split(" | ")
+    assert cells[:4] == ["gmf", "32", "0", "1"]
+    assert cells[4:6] == cells[6:8], "there is one epoch to choose from"
+    assert 0.3 < float(cells[4]) < 0.71
