@@ -129,6 +129,14 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
         (["data.rows=6e3"], "data.rows: it should be a valid integer, got 6000.0"),
         (["trainer.max_epochs=2.0"], "trainer.max_epochs: it should be a valid integer, got 2.0"),
         (["optimizer.plateau_factor=1"], "optimizer.plateau_factor: it should be less than 1, got 1"),
+        (
+            ["data=movielens-1m", "data.task=topk", "data.candidates=given.csv"],
+            "data.candidates: its positives are the test rows of data.split=leave_one_out, not of three_way",
+        ),
+        (
+            ["data=table", "data.path=log.csv", "data.task=topk", "data.label=null", "data.least_label=3"],
+            "data.least_label: with data.label=null no row has a label",
+        ),
         (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10% or 25MiB"),
         (["search.budget=cr:0.5"], "search.budget: 'cr:0.5'; it should read like"),
         (["search.blocking=[]"], "search.blocking: it should be"),

@@ -157,7 +157,7 @@ def _run(config: DictConfig, settings: Settings, number: int, command: str, swee
     with logging_early() as said:
         prepared = build.prepare_data(settings)
     build.check_fit(settings, prepared)
-    folder = _unfinished(settings, fingerprint(config, prepared.dataset.fingerprint))
+    folder = _unfinished(settings, fingerprint(config, prepared.fingerprint))
     if folder is not None and folder.finished():
         if is_rank_zero():
             print(f"already finished: {folder.path}", file=sys.stderr)

@@ -48,6 +48,7 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     at_nodes = [_as_written(fault, raw) for path, node in _nodes(plain) for fault in _check_node(path, node)]
     faults += [line for line in at_nodes if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     faults += _wrong_budgets(plain)
+    faults += _wrong_in_topk(plain)
     if settings is not None and settings.trainer.devices > 1 and settings.trainer.strategy != "ddp":
         faults.append(f"trainer.devices: {settings.trainer.devices} processes need trainer.strategy=ddp")
     if faults or settings is None:
@@ -75,6 +76,17 @@ def _wrong_budgets(plain: Mapping[Any, Any]) -> Iterator[str]:
             parse_budget(str(text))
         except ConfigError as fault:
             yield str(fault)
+
+
+def _wrong_in_topk(plain: Mapping[Any, Any]) -> Iterator[str]:
+    data = plain.get("data") or {}
+    if data.get("candidates") is not None and data.get("split") != "leave_one_out":
+        yield (
+            f"data.candidates: its positives are the test rows of data.split=leave_one_out, not of "
+            f"{data.get('split')}; take that, or leave it out"
+        )
+    if data.get("least_label") is not None and data.get("label", "") is None:
+        yield "data.least_label: with data.label=null no row has a label; name its column, or leave this out"
 
 
 def _validated(plain: Mapping[Any, Any]) -> tuple[Settings | None, list[str]]:

@@ -52,10 +52,10 @@ def start(
         if is_rank_zero():
             save_mapping(folder.path, prepared)
             folder.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            folder.write_text("fingerprint", fingerprint(config, prepared.dataset.fingerprint) + "\n")
+            folder.write_text("fingerprint", fingerprint(config, prepared.fingerprint) + "\n")
         pyarrow.default_memory_pool().release_unused()  # what reading, counting and naming features took
         logger = make_logger(config, settings, folder, sweep)
-        trial_jobs = finished_trials(config, settings, folder, prepared.dataset.fingerprint)
+        trial_jobs = finished_trials(config, settings, folder, prepared.fingerprint)
         try:
             return Run(settings, prepared, folder, logger, prepare_seconds, command, trial_jobs).go()
         finally:
@@ -65,7 +65,7 @@ def start(
 def finished_trials(config: DictConfig, settings: Settings, folder: RunFolder, data: str) -> dict[int, RunFolder]:
     """With resume=auto, the finished jobs of this same configuration that ran one of its trials alone, by its number.
 
-    data: the fingerprint of the data set.
+    data: the fingerprint of the prepared data.
     """
     if settings.resume != "auto" or settings.search.trial is not None:
         return {}

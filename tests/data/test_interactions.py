@@ -359,6 +359,41 @@ def test_a_positive_that_was_had_twice_is_nowhere_in_train(tmp_path: Path) -> No
     assert prepared.rows["test"] == 2
 
 
+def test_a_user_with_next_to_nothing_besides_the_positive_moves_no_row_of_another(tmp_path: Path) -> None:
+    users, items = np.repeat([1, 2, 3], 6), np.array([1, 1, 1, 1, 1, 9, *range(1, 7), *range(1, 7)])
+    source = Table({"u": users, "i": items}, np.ones(18, np.float32), np.arange(18), user_field="u")
+    path = write_candidates(tmp_path, ["1,1,2,3,4", "3,6,1,2,3"])
+    prepared = made(tmp_path, source, split="leave_one_out", candidates=str(path))
+    assert prepared.split.part[:6].tolist() == [3, 3, 3, 3, 3, 0]
+    assert prepared.split.part[-1] == 3
+    assert sorted(prepared.split.part[6:12].tolist()) == [0, 0, 0, 0, 1, 2]
+    assert sorted(prepared.split.part[12:].tolist()) == [0, 0, 0, 1, 2, 3]
+
+
+def test_a_negative_given_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (one, item), (two, other) = some_pairs(2)
+    lines = [f"{one},{item},502,501,502,502,,", f"{two},{other},501,502,503,504,,"]
+    path = tmp_path / "given.csv"
+    path.write_text("\n".join(["user,positive,a,b,c,d,e,f", *lines]) + "\n")
+    with caplog.at_level(logging.INFO):
+        dataset = made(tmp_path).dataset
+        negatives = read_candidates(path, dataset, "u", "i").negatives
+    assert "2 negatives that a user has twice are taken out" in caplog.text
+    raw = dataset.raw_ids("i")
+    named = [[str(raw[code]) if code >= 0 else "" for code in row] for row in negatives.tolist()]
+    assert named == [["502", "501", "", "", "", ""], ["501", "502", "503", "504", "", ""]]
+
+
+def test_other_candidates_are_another_fingerprint(tmp_path: Path) -> None:
+    ((user, item),) = some_pairs(1)
+    marks = set()
+    for negatives in ("501,502,503", "501,502,504"):
+        path = write_candidates(tmp_path, [f"{user},{item},{negatives}"])
+        marks |= {made(tmp_path, split="leave_one_out", candidates=str(path)).fingerprint for _ in range(2)}
+    assert len(marks) == 2
+    assert made(tmp_path).fingerprint not in marks
+
+
 def test_cold_candidates_come_behind_all_others_and_a_cold_positive_is_missed(tmp_path: Path) -> None:
     users, items = np.repeat([1, 2], 8), np.array([1, 2, 3, 4, 5, 6, 7, 99, 1, 2, 3, 4, 5, 6, 7, 8])
     source = Table({"u": users, "i": items}, np.ones(16, np.float32), np.arange(16), user_field="u")
@@ -405,6 +440,9 @@ def test_candidates_want_leave_one_out_and_a_file(tmp_path: Path) -> None:
         made(tmp_path, candidates="nowhere.csv")
     with pytest.raises(DataError, match=r"data\.candidates=.*nowhere\.csv: it cannot be read"):
         made(tmp_path, split="leave_one_out", candidates=str(tmp_path / "nowhere.csv"))
+    (tmp_path / "open.csv").write_text('"' + "x" * 200_000)
+    with pytest.raises(DataError, match=r"data\.candidates=.*open\.csv: it cannot be read"):
+        made(tmp_path, split="leave_one_out", candidates=str(tmp_path / "open.csv"))
 
 
 def test_only_users_and_items_can_be_interactions(tmp_path: Path, table: Table) -> None:

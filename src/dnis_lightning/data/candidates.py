@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
+from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,13 @@ class Candidates:
     positives: np.ndarray
     negatives: np.ndarray
 
+    def fingerprint(self) -> str:
+        """A hash of all of it."""
+        told = hashlib.sha256()
+        for array in (self.users, self.positives, self.negatives):
+            told.update(array.tobytes())
+        return told.hexdigest()[:8]
+
     def test_rows(self, dataset: EncodedDataset, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """The rows of the data in which these users have their positives, all of them.
 
@@ -57,7 +66,7 @@ class Candidates:
 def read_candidates(path: Path, dataset: EncodedDataset, user_field: str, item_field: str) -> Candidates:
     """Read a CSV file with a header: user, positive, negative, negative, … in raw ids, one user a line.
 
-    A negative that is the user's positive, too, is taken out, and it is said how many there are.
+    A negative that is the user's positive, too, or that the user has twice, is taken out, and it is said how many.
     Raises DataError when the file cannot be read, or has users or items that the data have not.
     """
     names, table = _read(path)
@@ -79,7 +88,21 @@ def read_candidates(path: Path, dataset: EncodedDataset, user_field: str, item_f
         log.info(
             "%s: of %d users the positive is among the negatives, too, and is taken out there", path, twice.any(1).sum()
         )
+    if (many := _take_out_repeats(negatives)) > 0:
+        log.info("%s: %d negatives that a user has twice are taken out", path, many)
     return Candidates(path, users, positives, negatives)
+
+
+def _take_out_repeats(negatives: np.ndarray) -> int:
+    """Let each row have each of its items once, the first time, and −1 afterwards; how many that were."""
+    order = np.argsort(negatives, axis=1, kind="stable")
+    ordered = np.take_along_axis(negatives, order, axis=1)
+    again = np.zeros(negatives.shape, dtype=bool)
+    again[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    repeated = np.zeros_like(again)
+    np.put_along_axis(repeated, order, again, axis=1)
+    negatives[repeated] = -1
+    return int(repeated.sum())
 
 
 _EXPECTED = "a CSV file with a header: user, positive, negative, negative, … in raw ids"
@@ -96,7 +119,7 @@ def _read(path: Path) -> tuple[list[str], pa.Table]:
             read_options=csv.ReadOptions(column_names=columns, skip_rows=1),
             convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
         )
-    except (OSError, ValueError) as fault:  # Arrow's and Unicode's are ValueErrors
+    except (OSError, ValueError, CsvError) as fault:  # Arrow's and Unicode's are ValueErrors
         raise DataError(f"data.candidates={path}: it cannot be read ({fault}); expected {_EXPECTED}") from fault
 
 

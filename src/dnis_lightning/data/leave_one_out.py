@@ -13,8 +13,6 @@ from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.errors import DataError
 
 _TRAIN, _SEARCH, _SELECT, _TEST = range(len(PARTS))
-_LEAST = 4
-"""Rows of a user, that one may be left for train."""
 _USERS_AT_ONCE = 1 << 23
 """Users whose last rows are held at a time, at 24 bytes a user."""
 
@@ -46,7 +44,7 @@ def left_out_as_given(dataset: EncodedDataset, candidates: Candidates, seed: int
 
 
 def _leave_out(part: np.ndarray, dataset: EncodedDataset, time: np.ndarray, numbers: Sequence[int]) -> None:
-    """Move the last rows of each user to some parts, one row each."""
+    """Move the last rows in train of each user to some parts, one row each, where at least one is left in train."""
     number = _user(dataset)
     user, count, nobody = dataset.codes[number], dataset.cardinalities[number], dataset.code_of_missing(number)
     for first in range(0, count, _USERS_AT_ONCE):
@@ -59,9 +57,9 @@ def _leave_out_some(
 ) -> None:
     """Do so for some users, a row a user and pass over the data; nobody: is no user."""
     rows_of = np.zeros(len(users), dtype=np.int64)
-    for _, of in _rows_of(user, users):
-        np.add.at(rows_of, of, 1)
-    enough = rows_of >= _LEAST
+    for rows, of in _rows_of(user, users):
+        np.add.at(rows_of, of[part[rows] == _TRAIN], 1)
+    enough = rows_of > len(numbers)
     if nobody is not None and nobody in users:
         enough[nobody - users.start] = False
     for number in numbers:

@@ -46,6 +46,11 @@ class Prepared:
     candidates: Candidates | None = None
 
     @property
+    def fingerprint(self) -> str:
+        """Of what is trained on and tested: another one where the data or the candidates have other contents."""
+        return self.dataset.fingerprint + ("" if self.candidates is None else self.candidates.fingerprint())
+
+    @property
     def rows(self) -> dict[str, int]:
         """The number of rows of train, search, select and test."""
         return self.split.rows
@@ -75,7 +80,7 @@ def prepare(
         options = replace(options, max_values=max_values)
     shares = default_shares(split, dataset.task)
     given = None if candidates is None else _given(expand(candidates), dataset, split)
-    mark = [] if given is None else [given.users.tobytes().hex(), given.positives.tobytes().hex()]
+    mark = [] if given is None else [_LEFT_OUT, given.users.tobytes().hex(), given.positives.tobytes().hex()]
     key = f"{split}-s{split_seed}-{_mark(SCHEMA, split, split_seed, vars(shares), *mark)}"
     drawn = _opened_split(
         dataset,
@@ -96,6 +101,10 @@ def prepare(
         lambda folder: write_parts(layout, drawn, folder, split_seed),
     )
     return Prepared(dataset, drawn, vocabulary, parts, mean, getattr(source, "raw_form", RawForm()), given)
+
+
+_LEFT_OUT = 2
+"""Of how the rows beside those of given candidates are drawn: another number where that has changed."""
 
 
 def _mark(*told: object) -> str:

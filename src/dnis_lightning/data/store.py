@@ -97,8 +97,10 @@ class EncodedDataset:
     @property
     def user(self) -> int | None:
         """Which of the fields with ids is the user; None where no categorical one is."""
-        names = [field.name if field.kind == "categorical" else None for field in self.coded]
-        return names.index(self.user_field) if self.user_field in names else None
+        for number, field in enumerate(self.coded):
+            if field.name == self.user_field and field.kind == "categorical":
+                return number
+        return None
 
     def list_bounds(self, number: int, part: slice) -> np.ndarray:
         """(R + 1,) where the values of some consecutive rows begin, and where the last end; number: a multi field's."""
