@@ -49,15 +49,20 @@ def run_module(
                 _await(kill_when, told, process, timeout)
                 os.kill(process, signal.SIGKILL)
             code = int(_said("", timeout))
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(fault, subprocess.TimeoutExpired):
+                fault.add_note(_text(told))
             for server in _servers:  # the next answer would be that of this request
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
             _servers.clear()
             raise
-        out.seek(0)
-        told.seek(0)
-        return subprocess.CompletedProcess([name, *arguments], code, out.read(), told.read())
+        return subprocess.CompletedProcess([name, *arguments], code, _text(out), _text(told))
+
+
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def _path(file: IO[str]) -> str:

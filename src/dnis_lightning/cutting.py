@@ -131,6 +131,8 @@ class Cutter:
             if self.score(after) < self.score(before):
                 return after
             model.load_weights(journal.load(untrained))
+            if one.fresh:
+                log.info("%s: training from the start is no better on select: the weights of the search stay", name)
             return before
 
     def _restart(self, model: Recommender) -> None:

@@ -47,6 +47,7 @@ def test_cuts_to_one_budget_at_one_width_are_held_against_each_other(tmp_path: P
     (pair,) = pairs(table_of(tmp_path), "nis_me")
     assert (pair.model, pair.base_dim, pair.cut) == ("mf", 10, "cr:0")
     expected = {"recall": 0.18 / 0.15 - 1, "mrr": 0.1, "ndcg": 0.25}
+    assert pair.kept == pytest.approx(500 / 300)
     for name, gain in expected.items():
         assert [pair.gains[f"{name}@{k}"] for k in TOPS] == pytest.approx([gain, gain])
 
@@ -56,14 +57,15 @@ def test_the_mean_gains_are_told_below_a_table_of_top_k_recommendation(tmp_path:
     made(tmp_path, "nis_me", (1000, {}), (400, ranking(0.1, 0.1, 0.2)), (250, ranking(0.1, 0.2, 0.2)))
     (note,) = (note for note in footnotes(table_of(tmp_path)) if "gains" in note)
     assert note.startswith("DNIS over NIS-ME, means of the relative gains at all k, widths and budgets")
-    assert "(MF, K = 10, cr:0; MF, K = 10, cr:1): Recall +50.0%, MRR -25.0%, NDCG +75.0%." in note
+    assert "(MF, K = 10, cr:0; MF, K = 10, cr:1): Recall +50.0%, MRR -25.0%, NDCG +75.0%; " in note
+    assert note.endswith("with 1.12 times the entries.")
 
 
 def test_a_metric_of_nothing_is_no_measure_of_a_gain(tmp_path: Path) -> None:
     made(tmp_path, "dnis", (1000, {}), (500, ranking(0.2, 0.1, 0.4)))
     made(tmp_path, "nis_me", (1000, {}), (500, ranking(0.0, 0.1, 0.2)))
     (note,) = (note for note in footnotes(table_of(tmp_path)) if "gains" in note)
-    assert note.endswith("cr:0): MRR +0.0%, NDCG +100.0%.")
+    assert "cr:0): MRR +0.0%, NDCG +100.0%; with 1.00 times" in note
 
 
 def test_other_tasks_have_no_such_line(tmp_path: Path) -> None:

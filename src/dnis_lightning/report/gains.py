@@ -19,13 +19,15 @@ from dnis_lightning.report.tables import Table
 class Pair:
     """A row of the reference's search and one of another search, of the same model, width and budget.
 
-    gains: by metric, relative, of the reference over the other; positive = the reference is better.
+    gains: by metric, relative, of the reference over the other; positive = the reference is better. kept: how many
+    times the entries of the other the reference has: a controller may leave room.
     """
 
     model: str
     base_dim: int
     cut: str
     gains: dict[str, float]
+    kept: float
 
 
 def pairs(table: Table, other: str) -> list[Pair]:
@@ -45,7 +47,8 @@ def _pair(table: Table, line: pd.Series) -> Pair:
         ours, theirs = float(line[f"{metric}_mean_ours"]), float(line[f"{metric}_mean"])
         if np.isfinite(ours) and np.isfinite(theirs) and theirs:
             gains[metric] = (ours / theirs - 1) * (1 if larger_is_better(metric) else -1)
-    return Pair(str(line["model"]), int(line["base_dim"]), str(line["cut"]), gains)
+    kept = float(line["kept_ours"]) / max(float(line["kept"]), 1)
+    return Pair(str(line["model"]), int(line["base_dim"]), str(line["cut"]), gains, kept)
 
 
 def sentences(table: Table) -> Iterator[str]:
@@ -62,5 +65,5 @@ def sentences(table: Table) -> Iterator[str]:
             over = "; ".join(f"{model_title(pair.model)}, K = {pair.base_dim}, {pair.cut}" for pair in found)
             yield (
                 f"{method(table.against)} over {method(str(other))}, means of the relative gains at all k, widths and "
-                f"budgets ({over}): {told}."
+                f"budgets ({over}): {told}; with {np.mean([pair.kept for pair in found]):.2f} times the entries."
             )
