@@ -25,7 +25,7 @@ FLOORS = (
     {"config"},
     {"blueprint"},
     {"build", "result", "spread"},
-    {"cutting"},
+    {"cutting", "checks"},
     {"run"},
     {"launch"},
     {"sweep"},

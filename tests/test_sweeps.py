@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnis_lightning.build import check_method
+from dnis_lightning.checks import check_method
 from dnis_lightning.config import check_config
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu

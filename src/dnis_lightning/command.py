@@ -148,15 +148,15 @@ def job(config: DictConfig, command: str) -> float | None:
 
 def _run(config: DictConfig, settings: Settings, number: int, command: str, sweep: str | None) -> RunFolder:
     """Check what torch and the data have to say, then run in a new folder or in the one to go on in."""
-    from dnis_lightning import build  # torch and Lightning load only once the configuration is known to be good
+    from dnis_lightning import build, checks  # torch and Lightning load only once the configuration is known to be good
     from dnis_lightning.launch import start
 
     began = time.perf_counter()
-    build.check_machine(settings)
-    build.check_method(settings)
+    checks.check_machine(settings)
+    checks.check_method(settings)
     with logging_early() as said:
         prepared = build.prepare_data(settings)
-    build.check_fit(settings, prepared)
+    checks.check_fit(settings, prepared)
     folder = _unfinished(settings, fingerprint(config, prepared.fingerprint))
     if folder is not None and folder.finished():
         if is_rank_zero():

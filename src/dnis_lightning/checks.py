@@ -1,0 +1,136 @@
+"""What cannot be run: on this machine, by this method, with these data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import torch
+
+from dnis_lightning.blueprint import build_interaction, construct
+from dnis_lightning.build import budgets, cut_names, make_blueprint, make_feedback, make_task, weight_step
+from dnis_lightning.data.interactions import user_column
+from dnis_lightning.data.negatives import Feedback
+from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.data.queries import Queries
+from dnis_lightning.errors import ConfigError
+from dnis_lightning.quantities import STARTS_AFRESH
+from dnis_lightning.settings import Settings
+from dnis_lightning.training.lazy_adam import LazyAdam
+
+log = logging.getLogger(__name__)
+
+
+def check_machine(settings: Settings) -> None:
+    """Raise ConfigError when the devices or the compiler asked for are not there: before any data is read."""
+    there, asked = torch.cuda.device_count(), settings.trainer.devices
+    if settings.trainer.accelerator == "gpu" and there < asked:
+        raise ConfigError(f"trainer.accelerator=gpu: {asked} asked for, torch sees {there} CUDA GPUs; take trainer=cpu")
+    variable, language, usual = ("CC", "C", "gcc") if settings.trainer.accelerator == "gpu" else ("CXX", "C++", "g++")
+    compiler = os.environ.get(variable, usual)
+    if settings.trainer.compile and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"trainer.compile=true: torch.compile needs a {language} compiler, there is no {compiler}; install one, "
+            f"name it in {variable}, or take trainer.compile=false"
+        )
+
+
+def check_method(settings: Settings) -> None:
+    """Raise ConfigError for values that method, model or optimizer do not take, no such trial, no gates to prune by."""
+    method, trial, name = construct(settings.search.method), settings.search.trial, settings.search.name
+    if trial is not None and method.trial_count is None:
+        raise ConfigError(f"search.trial={trial}: a trial of search={name} depends on those before it; leave it out")
+    if trial is not None and trial >= method.trial_count:
+        raise ConfigError(f"search.trial={trial}: search={name} has trials 0 to {method.trial_count - 1}")
+    source = construct(settings.data.source)
+    if settings.data.task == "topk":
+        user_column(source.name, source.fields, source.user_field)
+    build_interaction(settings.model.interaction, fields=len(source.fields), dims=settings.search.base_dim)
+    try:
+        optimizer = weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as fault:
+        raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
+    if settings.optimizer.by_row and not isinstance(optimizer, LazyAdam):
+        name = settings.optimizer.node["_target_"]
+        raise ConfigError(f"optimizer.by_row=true: {name} does not step by row; take optimizer=lazy_adam")
+    if budgets(settings) or settings.prune.thresholds:
+        _check_pruning(settings, gated=method.gated, projected=method.projected)
+    if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
+        raise ConfigError(
+            f"sweep.minimise={settings.sweep.minimise}: there is no such cut; choose one of {', '.join(known)}"
+        )
+
+
+def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
+    by, schedule, name = settings.prune.by, settings.prune.schedule, settings.search.name
+    if by == "gates" and not gated:
+        raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
+    if settings.prune.thresholds and schedule != "one_shot":
+        raise ConfigError(
+            f"prune.thresholds: a cut at ε is made at once, not with prune.schedule={schedule}; take one_shot, or rates"
+        )
+    if by == "gates" and schedule != "one_shot":
+        raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
+    if projected and schedule == "learned":
+        raise ConfigError(
+            f"prune.schedule=learned: entries of projected tables have no thresholds; take another, or "
+            f"search.projected=false with search={name}"
+        )
+    if gated and schedule in STARTS_AFRESH:
+        raise ConfigError(
+            f"prune.schedule={schedule}: it starts afresh, without the gates of search={name}; take "
+            f"search={STARTS_AFRESH[schedule]}"
+        )
+    if schedule.startswith("nis_"):
+        _check_nis(settings, projected=projected)
+
+
+def _check_nis(settings: Settings, *, projected: bool) -> None:
+    schedule, search = settings.prune.schedule, settings.search
+    if projected:
+        raise ConfigError(
+            f"prune.schedule={schedule}: parts of projected tables cannot be left out; take another, or "
+            f"search.projected=false with search={search.name}"
+        )
+    if search.blocks_per == "table" and len(construct(settings.data.source).fields) > 1:
+        raise ConfigError(
+            f"prune.schedule={schedule}: it decides on each field by itself; take search.blocks_per=field"
+        )
+    if settings.prune.nis_parts > search.base_dim:
+        raise ConfigError(
+            f"prune.nis_parts: {settings.prune.nis_parts} of search.base_dim={search.base_dim}; take at most as many"
+        )
+
+
+def check_fit(settings: Settings, prepared: Prepared) -> None:
+    """Raise ConfigError when task, min_count or blocks do not go with the data: before a folder is made."""
+    if settings.data.task == "ctr" and not prepared.dataset.binary:
+        raise ConfigError("data.task=ctr: the labels are not all 0 or 1; take data.task=rating")
+    if prepared.vocabulary.is_out_of_vocabulary.all():
+        most = "no feature occurs that often in train"
+        raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
+    if (feedback := make_feedback(settings, prepared)) is not None:
+        _check_queries(settings, feedback)
+    make_blueprint(settings, prepared, make_task(settings))
+
+
+def _check_queries(settings: Settings, feedback: Feedback) -> None:
+    dataset = feedback.interactions.prepared.dataset
+    if settings.data.least_label is None and dataset.binary and not dataset.label.all() and dataset.label.any():
+        log.warning(
+            "%s: some labels are 0, some 1; every row counts as an item that was had, whatever its label; "
+            "data.least_label=1 leaves out the zeros",
+            dataset.name,
+        )
+    if feedback.interactions.catalogue < 2:
+        raise ConfigError(
+            f"data.task=topk: {feedback.interactions.catalogue} items occur often enough in train, so there is nothing "
+            f"to choose; see data.min_count={settings.data.min_count} and data.min_counts"
+        )
+    for part in ("select", "test"):
+        if not len(Queries(feedback.interactions, part)):
+            raise ConfigError(
+                f"data.split={settings.data.split}: no user has an item in {part} that was not there before; take "
+                "another data.split"
+            )
