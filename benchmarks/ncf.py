@@ -82,7 +82,7 @@ class EachEpoch(L.Callback):
 
 
 def main() -> None:
-    """Train, test each epoch, and print a table as markdown."""
+    """Train, test each epoch, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("candidates", type=Path)
     parser.add_argument("--model", choices=MODELS, action="append")

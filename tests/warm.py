@@ -44,6 +44,8 @@ def run_module(
         files = {"out": _path(out), "told": _path(told)}
         request = {"module": name, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env), **files}
         try:
+            if not _servers:
+                _servers.append(_started(env))
             process = int(_said(json.dumps(request), timeout))
             if kill_when is not None:
                 _await(kill_when, told, process, timeout)
@@ -71,8 +73,6 @@ def _path(file: IO[str]) -> str:
 
 def _said(line: str, timeout: float) -> str:
     """What the server answers: to a request the number of a process, to an empty line its exit code."""
-    if not _servers:
-        _servers.append(_started())
     (server,) = _servers
     assert server.stdin is not None
     assert server.stdout is not None
@@ -94,13 +94,11 @@ def _await(pattern: str, told: IO[str], process: int, timeout: float) -> None:
     time.sleep(0.03)  # into what comes after it
 
 
-def _started() -> subprocess.Popen[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "DNIS", "HYDRA"))}
-    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "THP_MEM_ALLOC_ENABLE": "1"}  # as the command has it
+def _started(env: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.warm"],
         cwd=_ROOT,
-        env=kept | alone,
+        env={**env, "THP_MEM_ALLOC_ENABLE": "1"},  # as the command sets it before libraries load
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
