@@ -13,6 +13,7 @@ import torch
 
 from dnis_lightning.blueprint import rebuild
 from dnis_lightning.errors import RunError
+from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.scheme import Scheme
 from tests.command import TINY, TINY_DNIS, dnis, result_of
 
@@ -66,7 +67,20 @@ def test_cuts_keep_what_their_budget_allows(finished) -> None:
     for name, cut in by_name.items():
         scheme, _ = Scheme.load(folder / "schemes" / f"{name.replace(':', '-')}.safetensors")
         assert scheme.kept == cut["kept"]
-        assert scheme.bytes(cut["layout"]) == cut["bytes"]
+
+
+def test_each_cut_is_packed_as_the_result_says(finished) -> None:
+    folder, result = finished
+    for cut in result["pruned"]:
+        name = cut["budget"].replace(":", "-")
+        packed = PackedEmbedding.open(folder / "embedding" / name)
+        scheme, _ = Scheme.load(folder / "schemes" / f"{name}.safetensors")
+        assert (folder / "embedding" / name / "table.safetensors").stat().st_size == cut["bytes"]
+        assert (packed.table.layout.name, packed.table.values.dtype) == (cut["layout"], cut["dtype"])
+        assert np.array_equal(packed.rows(np.arange(result["features"])), scheme.dense())
+        of_run = {key: result[key] for key in ("data", "model", "search", "task", "seed")}
+        assert packed.told["run"] == {**of_run, "budget": cut["budget"]}
+    assert sorted(path.name for path in (folder / "embedding").iterdir()) == ["cr-2", "cr-4", "eps-0.01"]
 
 
 def test_dims_say_what_each_feature_keeps(finished) -> None:

@@ -15,13 +15,13 @@ import dnis_lightning
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
     {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures"},
-    {"lookup", "ranking"},
+    {"lookup", "ranking", "packed"},
     {"data", "blocks", "scheme", "folder", "arguments"},
     {"embedding", "interaction", "tasks"},
     {"recommender"},
     {"search"},
     {"training"},
-    {"settings", "report"},
+    {"settings", "report", "shipping"},
     {"config"},
     {"blueprint"},
     {"build", "result", "spread"},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.scheme import LAYOUTS, Scheme
+from dnis_lightning.scheme import Scheme
 
 
 @pytest.fixture
@@ -52,19 +52,10 @@ def test_files_round_trip(scheme: Scheme, tmp_path: Path) -> None:
     assert extra == {"bias": np.float32(0.5)}
 
 
-def test_bytes_count_values_and_indices(scheme: Scheme) -> None:
-    assert scheme.bytes("dense") == 4 * 3 * 4
-    assert scheme.bytes("coo") == 6 * (4 + 4 + 4)
-    assert scheme.bytes("csr") == 6 * (4 + 1) + 5 * 4
-    assert scheme.bytes("bitmap") == 6 * 4 + 4 * 1 + 5 * 4
-    assert scheme.bytes("coo", "fp16") == 6 * (2 + 4 + 4)
-    assert scheme.bytes("dense", "int8") == 4 * 3 + 4 * 4
-    assert scheme.bytes() == min(scheme.bytes(layout) for layout in LAYOUTS)
-
-
-def test_projections_are_paid_for(scheme: Scheme) -> None:
+def test_coo_counts_values_rows_columns_and_projections(scheme: Scheme) -> None:
+    assert scheme.coo_bytes == 6 * (4 + 4 + 4)
     projected = Scheme(scheme.indptr, scheme.positions, scheme.values, 3, {0: np.ones((2, 3), np.float32)})
-    assert projected.bytes("coo") - scheme.bytes("coo") == 2 * 3 * 4
+    assert projected.coo_bytes == scheme.coo_bytes + 2 * 3 * 4
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a scheme", b"\x08\0\0\0\0\0\0\0{}      "])
@@ -84,20 +75,3 @@ def test_coo_npz_bytes_are_those_of_the_file_on_disk(features: int, dims: int, t
     sparse.save_npz(tmp_path / "cut.npz", sparse.coo_matrix(np.where(kept, table, 0)), compressed=True)
     size = (tmp_path / "cut.npz").stat().st_size
     assert Scheme.from_dense(table, kept).coo_npz_bytes() == size
-
-
-def test_the_blocks_layout_by_hand() -> None:
-    """Three features keep 2 leading dims of 9, two keep 5: 16 values, 5 bytes a feature, two patterns of 2 bytes."""
-    kept = np.arange(9) < np.array([2, 2, 2, 5, 5])[:, None]
-    scheme = Scheme.from_dense(np.ones((5, 9), dtype=np.float32), kept, {0: np.ones((2, 9), dtype=np.float32)})
-    assert scheme.patterns == 2
-    assert scheme.bytes("blocks") == 16 * 4 + 5 * 5 + 2 * 2 + 2 * 9 * 4, "projections included"
-    assert scheme.bytes("blocks", "fp16") == 16 * 2 + 5 * 5 + 2 * 2 + 2 * 9 * 4
-
-
-def test_blocks_are_no_layout_for_a_table_of_many_patterns() -> None:
-    rng = np.random.default_rng(0)
-    scheme = Scheme.from_dense(np.ones((2000, 64), dtype=np.float32), rng.random((2000, 64)) < 0.5)
-    assert scheme.patterns > 256
-    assert scheme.smallest_layout() == "bitmap"
-    assert scheme.bytes("blocks") < scheme.bytes("coo"), "it is passed over, though it would seem small"

@@ -21,10 +21,12 @@ from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
+from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.paths import whole_file
 from dnis_lightning.recommender import GATES, FeatureSpace, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.trial import Trial
+from dnis_lightning.shipping import as_shipped
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,17 @@ def load_best(run: RunFolder) -> dict[str, Any]:
 
 
 def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
-    """The model of a finished run, in evaluation mode: unpruned, or cut to one of its budgets.
+    """The model of a finished run, in evaluation mode: unpruned, or cut to one of its budgets, as it is shipped.
 
     Raises RunError when the folder is not that of a run, or has no such cut.
     """
     run = RunFolder(Path(folder))
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
     if budget is not None:
-        return pruned_model(blueprint, *Scheme.load(run.scheme(budget))).eval()
+        scheme, rest = Scheme.load(run.scheme(budget))
+        if run.embedding(budget).exists():
+            scheme = as_shipped(scheme, PackedEmbedding.open(run.embedding(budget)).table)
+        return pruned_model(blueprint, scheme, rest).eval()
     weights = load_best(run)["recommender"]
     model = blueprint.build(gated=GATES in weights)
     model.load_weights(weights)

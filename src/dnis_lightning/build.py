@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 
@@ -26,6 +27,7 @@ from dnis_lightning.search.prune import Pruning
 from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, PolicySearch, Schedule
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.settings import Settings
+from dnis_lightning.shipping import Shipping
 from dnis_lightning.tasks import ClickThrough, Objective, Rating, Task, TopK
 from dnis_lightning.training.fit_module import WeightStep
 
@@ -180,6 +182,13 @@ def _schedule(settings: Settings) -> Schedule:
             retrain=retrain,
         )
     return OneShot(finetune)
+
+
+def shipping(settings: Settings, block_of: np.ndarray) -> Shipping:
+    """How tables are packed; block_of (N,): the block of each feature."""
+    chosen = settings.ship
+    layout = None if chosen.layout == "auto" else chosen.layout
+    return Shipping(block_of, layout, None if chosen.dtype == "auto" else chosen.dtype, chosen.tolerance)
 
 
 def trial_model(blueprint: Blueprint, seed: int, *, gated: bool = False) -> Recommender:

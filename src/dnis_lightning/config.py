@@ -236,6 +236,8 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
         yield "model.l2_bias: there are no first-order terms with model.first_order=false"
+    if "ship.tolerance" in given and (dtype := config.ship.get("dtype")) != "auto":
+        yield f"ship.tolerance: nothing reads it with ship.dtype={dtype}; it is of auto"
     yield from _idle_in_topk(config, given)
     yield from _idle_pruning(config, sorted(key for key in given if key.startswith("prune.")))
 

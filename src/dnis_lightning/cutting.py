@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dnis_lightning import result
@@ -18,9 +19,11 @@ from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import headline
 from dnis_lightning.recommender import Recommender
+from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.prune import Pruning, cut_mask, largest
 from dnis_lightning.search.schedule import CutStep
+from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Cutter:
     """
 
     pruning: Pruning
+    shipping: Shipping
     phases: PhaseRunner
     folder: RunFolder
     whole: int
@@ -72,13 +76,21 @@ class Cutter:
         before = self.evaluate(model)
         metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()
-        facts = result.scheme_size(scheme, self.whole) | {"metrics": metrics, "metrics_before_finetune": before}
+        packed, metrics = self.shipping.choose(
+            scheme, metrics, lambda other: self._with_values(other, model), self.score
+        )
+        facts = result.scheme_size(scheme, self.whole, packed) | {"metrics": metrics, "metrics_before_finetune": before}
         seconds = max(time.perf_counter() - started, self._trained(name))
         self.phases.journal.record(f"cut/{name}", facts | {"seconds": seconds})
         if is_rank_zero():
             save_pruned(self.folder, name, scheme, model)
         self.phases.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
+
+    def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:
+        """The metrics of a model with the values of a scheme, which it has from now on."""
+        model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
+        return self.evaluate(model)
 
     def _take(self, one: CutStep, name: str, model: Recommender) -> None:
         """A step before the last one."""

@@ -46,7 +46,11 @@ class RunFolder:
 
     def scheme(self, budget: str) -> Path:
         """The file of the table cut to a budget."""
-        return self.path / "schemes" / f"{budget.replace(':', '-').replace('/', '-')}.safetensors"
+        return self.path / "schemes" / f"{_as_file(budget)}.safetensors"
+
+    def embedding(self, budget: str) -> Path:
+        """The folder of the packed table cut to a budget."""
+        return self.path / "embedding" / _as_file(budget)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -91,6 +95,10 @@ class RunFolder:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _as_file(budget: str) -> str:
+    return budget.replace(":", "-").replace("/", "-")
 
 
 def _finite(value: Any) -> Any:

@@ -18,6 +18,7 @@ from dnis_lightning.blueprint import Blueprint, construct
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.measures import cost, headline, monitor
+from dnis_lightning.packed import PackedTable
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.settings import Settings
@@ -74,19 +75,19 @@ def other_sizes(model: Recommender) -> dict[str, int]:
     }
 
 
-def scheme_size(scheme: Scheme, whole: int) -> dict[str, Any]:
-    """What `result.json` says of a table's size: `bytes` of the smallest layout, and beside them those of COO.
+def scheme_size(scheme: Scheme, whole: int, packed: PackedTable) -> dict[str, Any]:
+    """What `result.json` says of a table's size: `bytes` are those of the file of the packed table.
 
     whole: N·K, by which the compression rate is counted.
     """
     return {
         "kept": scheme.kept,
         "compression_rate": whole / scheme.kept if scheme.kept else None,
-        "bytes": scheme.bytes(),
-        "layout": scheme.smallest_layout(),
-        "dtype": "fp32",
+        "bytes": packed.bytes,
+        "layout": packed.layout.name,
+        "dtype": packed.values.dtype,
         "projections": sum(matrix.size for matrix in scheme.projections.values()),
-        "coo_bytes": scheme.bytes("coo"),
+        "coo_bytes": scheme.coo_bytes,
         "coo_npz_bytes": scheme.coo_npz_bytes(),
     }
 

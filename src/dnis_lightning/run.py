@@ -10,19 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from dnis_lightning import build, result
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
 from dnis_lightning.cutting import Cutter, Metrics
+from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import cost
+from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
+from dnis_lightning.shipping import as_shipped, write_embedding
 from dnis_lightning.spread import copy_best, take_over
 from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
@@ -57,6 +62,7 @@ class Run:
         self.pruning = build.pruning(self.settings)
         self.best: Trial | None = None
         self.blocks = build.blocks_of(self.settings, self.prepared)
+        self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
             self.prepared,
             self.objective,
@@ -184,12 +190,23 @@ class Run:
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
             save_pruned(self.folder, "unpruned", scheme, model)
-        sizes = result.scheme_size(scheme, whole) | result.other_sizes(model)
-        return sizes | {"metrics": self._evaluate(model, "select")}, whole
+        metrics = self._evaluate(model, "select")
+        packed, metrics = self.shipping.choose(
+            scheme, metrics, lambda other: self._evaluate(self._with_values(other), "select"), self._score
+        )
+        sizes = result.scheme_size(scheme, whole, packed) | result.other_sizes(model)
+        return sizes | {"metrics": metrics}, whole
+
+    def _with_values(self, scheme: Scheme) -> Recommender:
+        """The best trial's model with a table of these values, gates merged in."""
+        model = self._best_model()
+        model.keep(torch.from_numpy(scheme.dense()), None)
+        return model
 
     def _cutter(self, whole: int) -> Cutter:
         return Cutter(
             self.pruning,
+            self.shipping,
             self.phases,
             self.folder,
             whole=whole,
@@ -205,12 +222,20 @@ class Run:
         if self.settings.search.trial is not None:
             return
         all_ranks_here()
-        unpruned["metrics"] |= self._evaluate(model, "test")
+        shipped = model if unpruned["dtype"] == "fp32" else self._with_values(self._shipped(model.scheme(), unpruned))
+        unpruned["metrics"] |= self._evaluate(shipped, "test")
         for cut in cuts:
-            shipped = pruned_model(self.blueprint, *Scheme.load(self.folder.scheme(cut["budget"])))
+            scheme, rest = Scheme.load(self.folder.scheme(cut["budget"]))
+            shipped = pruned_model(self.blueprint, self._shipped(scheme, cut), rest)
             cut["metrics"] = {**cut["metrics"], **self._evaluate(shipped, "test")}
 
     # what they share
+
+    def _packed(self, scheme: Scheme, facts: Mapping[str, Any]) -> PackedTable:
+        return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])
+
+    def _shipped(self, scheme: Scheme, facts: Mapping[str, Any]) -> Scheme:
+        return as_shipped(scheme, self._packed(scheme, facts))
 
     def _evaluate(self, model: Recommender, split: str) -> Metrics:
         batch_size = self.settings.data.batch_size
@@ -268,6 +293,7 @@ class Run:
             self.prepared.vocabulary.frequency,
             model.table.kept().shape[1],
         )
+        self._pack(told, model)
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)
         log_figures(self.logger, self.folder.figures)
@@ -275,6 +301,16 @@ class Run:
         told["recovery"] = result.recovery_of(self.settings, self.prepared, dims)
         log.info("%s", result.summary(told))
         self.folder.write_json("result.json", told)
+
+    def _pack(self, told: Mapping[str, Any], model: Recommender) -> None:
+        """Writes the tables as they are shipped: all cuts, or the whole table where there are none."""
+        fields, reading = pack_fields(self.prepared), how_raw_rows_are_read(self.prepared)
+        of_run = {name: told[name] for name in ("data", "model", "search", "task", "seed")}
+        for facts in told["pruned"] or [{"budget": "unpruned", **told["unpruned"]}]:
+            name = facts["budget"]
+            scheme = Scheme.load(self.folder.scheme(name))[0] if told["pruned"] else model.scheme()
+            more = {**reading, "run": {**of_run, "budget": name}}
+            write_embedding(self.folder.embedding(name), PackedEmbedding(self._packed(scheme, facts), fields), more)
 
 
 def _trainer_options(settings: Settings) -> TrainerOptions:

@@ -6,27 +6,23 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dnis_lightning.errors import RunError
+from dnis_lightning.packed.layouts import LayoutName
+from dnis_lightning.packed.table import PackedTable, Projections
+from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.paths import whole_file
 
-Layout = Literal["dense", "coo", "csr", "bitmap", "blocks"]
-DType = Literal["fp32", "fp16", "bf16", "int8"]
-
-LAYOUTS: tuple[Layout, ...] = ("dense", "coo", "csr", "bitmap", "blocks")
 _AT_ONCE = 1 << 16
 """Features that are worked on at a time."""
 _ENTRIES = 1 << 20
 """Entries that are worked on at a time."""
-_MOST_PATTERNS = 256  # one byte a feature says which
-_VALUE_BYTES: Mapping[DType, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -98,25 +94,19 @@ class Scheme:
         """(N, K) float32: E' of Algorithm 1, zero where nothing is kept."""
         return self._filled(self.values)
 
-    def bytes(self, layout: Layout | None = None, dtype: DType = "fp32") -> int:
-        """Bytes of values, indices and projections in a layout; without one, in the smallest."""
-        if layout is None:
-            return self.bytes(self.smallest_layout(dtype), dtype)
-        stored = self.features * self.base_dim if layout == "dense" else self.kept
-        scales = 4 * self.features if dtype == "int8" else 0
-        projected = 4 * sum(matrix.size for matrix in self.projections.values())
-        return stored * _VALUE_BYTES[dtype] + scales + projected + self._index_bytes(layout)
+    def packed(self, block_of: np.ndarray, dtype: DTypeName = "fp32", layout: LayoutName | None = None) -> PackedTable:
+        """The table as it is shipped, in a layout or in that which takes the fewest bytes.
 
-    def smallest_layout(self, dtype: DType = "fp32") -> Layout:
-        """The layout that takes the fewest bytes."""
-        possible = [layout for layout in LAYOUTS if layout != "blocks" or self.patterns <= _MOST_PATTERNS]
-        return min(possible, key=lambda layout: self.bytes(layout, dtype))
+        block_of (N,): the block of each feature, for projections. Raises OverflowError as `PackedTable.of` does.
+        """
+        projections = Projections.of(self.projections, block_of) if self.projections else None
+        arrays = self.indptr, self.positions, self.values, self.base_dim
+        return PackedTable.of(*arrays, dtype=dtype, layout=layout, projections=projections)
 
-    @cached_property
-    def patterns(self) -> int:
-        """How many different sets of kept dimensions there are."""
-        rows = np.ascontiguousarray(np.packbits(self.mask(), axis=1))
-        return len(np.unique(rows.view(np.dtype((np.void, rows.shape[1]))))) if rows.size else min(self.features, 1)
+    @property
+    def coo_bytes(self) -> int:
+        """Bytes of values, rows and columns, four each, and of projections: as the paper counts a sparse table."""
+        return 12 * self.kept + self._projected_bytes
 
     def coo_npz_bytes(self) -> int:
         """Bytes of the table as `scipy.sparse.save_npz` writes it, compressed, in COO; and of projections as they are.
@@ -132,7 +122,7 @@ class Scheme:
             starts = range(0, self.features, _AT_ONCE)
             rows = (self._rows(start, start + _AT_ONCE) for start in starts)
             _write(archive, "row", np.dtype(np.int32), self.values.shape, rows)
-        return counter.bytes + 4 * sum(matrix.size for matrix in self.projections.values())
+        return counter.bytes + self._projected_bytes
 
     def save(self, path: Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write to a safetensors file, whole or not at all; `extra` arrays travel with it."""
@@ -165,6 +155,10 @@ class Scheme:
             ) from fault
         return scheme, _named(arrays, "extra.", str)
 
+    @property
+    def _projected_bytes(self) -> int:
+        return 4 * sum(matrix.size for matrix in self.projections.values())
+
     def _parts(self, array: np.ndarray, dtype: type = np.float32) -> Iterator[np.ndarray]:
         return (array[start : start + _ENTRIES].astype(dtype, copy=False) for start in range(0, self.kept, _ENTRIES))
 
@@ -181,17 +175,6 @@ class Scheme:
         """The feature of each entry of some features."""
         counts = self.dims_per_feature[start:stop]
         return np.repeat(np.arange(start, start + len(counts), dtype=np.int32), counts)
-
-    def _index_bytes(self, layout: Layout) -> int:
-        per_row_pointer = 4 if self.kept < 2**32 else 8
-        return {
-            "dense": 0,
-            "coo": self.kept * 8,
-            "csr": self.kept * _index_type(self.base_dim).itemsize + per_row_pointer * (self.features + 1),
-            "bitmap": self.features * -(-self.base_dim // 8) + per_row_pointer * (self.features + 1),
-            # which block, which row of it; and the dimensions of each block
-            "blocks": self.features * (1 + 4) + self.patterns * -(-self.base_dim // 8),
-        }[layout]
 
 
 class _Counter(io.RawIOBase):

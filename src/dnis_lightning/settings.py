@@ -131,6 +131,14 @@ class TrainerSettings(_Group):
     threads: Count | None
 
 
+class ShipSettings(_Group):
+    """How the tables of a run are packed."""
+
+    layout: Literal["auto", "dense", "blocks", "bitmap", "csr"]
+    dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"]
+    tolerance: NonNegative
+
+
 class LoggerSettings(_Group):
     """Group `logger`."""
 
@@ -165,4 +173,5 @@ class Settings(_Group):
     optimizer: OptimizerSettings
     trainer: TrainerSettings
     logger: LoggerSettings
+    ship: ShipSettings
     sweep: SweepSettings

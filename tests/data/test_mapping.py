@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dnis_lightning.data.mapping import RawMapping, save_mapping
+from dnis_lightning.data.packing import pack_fields
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.table import Table as OwnTable
@@ -183,3 +184,24 @@ def test_joined_text_of_a_parquet_file_and_a_whole_table_are_taken(tmp_path: Pat
     finer = told.encode({"when": table["when"].cast(pa.timestamp("ns")).slice(0, 2), "tags": table["tags"].slice(0, 2)})
     assert torch.equal(found.ids, finer.ids)
     assert (found.ids[:, :2] > torch.tensor([f.first for f in told.fields])).all()
+
+
+def test_packed_fields_give_each_raw_id_its_row(prepared: Prepared) -> None:
+    fields, raw = pack_fields(prepared), WithLists()
+    layout = prepared.parts["train"].layout
+    expected = layout.batch(layout.records(slice(0, 300)), 300).ids.numpy()
+    assert [(one.name, one.kind) for one in fields] == [(one.name, one.kind) for one in raw.fields]
+    assert [one.columns for one in fields] == np.diff(layout.bounds).tolist()
+    start = 0
+    for one in fields:
+        if one.kind == "categorical":
+            column = raw.columns[one.name]
+            ids = column.to_pylist() if isinstance(column, pa.Array) else column.tolist()
+            assert one.features(ids).tolist() == expected[:, start].tolist()
+        elif one.kind == "numeric":
+            assert one.of_numbers(raw.columns[one.name])[0].tolist() == expected[:, start].tolist()
+        else:
+            lists = raw.columns[one.name].to_pylist()
+            first = [one.features(tags[:1] or [None])[0] for tags in lists]
+            assert first == expected[:, start].tolist()
+        start += one.columns

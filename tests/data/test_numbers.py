@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dnis_lightning.data import numbers
-from dnis_lightning.data.numbers import Binned, Scaled, fit_numbers, from_json
+from dnis_lightning.data.numbers import fit_numbers
+from dnis_lightning.packed.numbers import Binned, Scaled, from_json
 from dnis_lightning.quantities import NumericForm
 
 FORMS: tuple[NumericForm, ...] = ("scalar", "raw", "standard", "log2", "quantile")

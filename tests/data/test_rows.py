@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from dnis_lightning.data.loader import Loader
-from dnis_lightning.data.numbers import Binned
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.rows import RowLayout, write_parts
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.vocabulary import MISSING, OTHER, VALUE, TrainVocabulary, VocabularyOptions
+from dnis_lightning.packed.numbers import Binned
 
 from .conftest import Table, mixed_table, random_table
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnis_lightning.data.arrays import ArrayFile, TextWriter, forget, smallest_unsigned
+from dnis_lightning.data.readings import content_of
+from dnis_lightning.packed.texts import PADDING, hashes
 
 TEXTS_AT_ONCE = 1 << 21
 BYTES_AT_ONCE = 1 << 25
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
 
 
 class Spool:
@@ -44,7 +44,7 @@ class Spool:
         """Take more values, at most 2^16: text or integers; null becomes ""."""
         coded = column.dictionary_encode(null_encoding="encode")
         codes, ids = coded.indices, pc.fill_null(coded.dictionary.cast(pa.string()), "")
-        data, ends = _content(ids)
+        data, ends = content_of(ids)
         _append(self._codes, codes.to_numpy().astype(np.uint16))
         _append(self._texts, data)
         _append(self._ends, ends + self._bytes)
@@ -70,12 +70,12 @@ class Spool:
 
     def _code_of(self, writer: TextWriter) -> np.ndarray:
         """(texts,) the code of each text of the dictionaries; writes the distinct ones in this order."""
-        _append(self._texts, np.zeros(8, dtype=np.uint8))  # so that eight bytes can be read from any place
+        _append(self._texts, np.zeros(PADDING, dtype=np.uint8))
         texts = _Texts(self._texts, self._ends)
         buckets = max(math.ceil(len(texts) / TEXTS_AT_ONCE), math.ceil(self._bytes / BYTES_AT_ONCE))
         if buckets <= 1:
             coded = texts.part(slice(0, len(texts))).dictionary_encode()
-            writer.append(*_content(coded.dictionary))
+            writer.append(*content_of(coded.dictionary))
             return coded.indices.to_numpy()
         code_of, bucket_of = _on_disk(self._of, np.uint32, len(texts)), _on_disk(self._buckets, np.uint16, len(texts))
         for part in texts.slices():
@@ -89,7 +89,7 @@ class Spool:
                 texts.forget()
             coded = pa.concat_arrays(pieces).dictionary_encode()
             code_of[np.concatenate(places)] = coded.indices.to_numpy() + writer.count
-            writer.append(*_content(coded.dictionary))
+            writer.append(*content_of(coded.dictionary))
             forget(code_of, bucket_of)
         return code_of
 
@@ -135,29 +135,14 @@ class _Texts:
 
     def buckets(self, part: slice, count: int) -> np.ndarray:
         """A number below `count` for each of some texts, by all of its bytes; equal texts have equal numbers."""
-        starts, sizes = np.asarray(self._ends[part]), np.diff(self._ends[part.start : part.stop + 1])
-        words = np.ndarray((len(self._data) - 7,), dtype="<u8", buffer=self._data, strides=(1,))
-        mixed = sizes.astype(np.uint64) * _FACTOR
-        live = np.flatnonzero(sizes)
-        for done in range(0, int(sizes.max(initial=0)), 8):
-            live = live[sizes[live] > done]
-            word = words[starts[live] + done] & _MASKS[np.minimum(sizes[live] - done, 8)]
-            together = (mixed[live] ^ word) * _FACTOR
-            mixed[live] = together ^ (together >> np.uint64(29))
+        sizes = np.diff(self._ends[part.start : part.stop + 1])
+        mixed = hashes(self._data, np.asarray(self._ends[part]), sizes)
         self.forget()
         return ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.uint16)
 
     def forget(self) -> None:
         """Let go of the memory that what was read takes."""
         forget(self._data, self._ends)
-
-
-def _content(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of some texts, all together, and (texts,) where each ends."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32, count=len(texts) + 1, offset=4 * texts.offset).astype(np.int64)
-    content = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-    return content, ends[1:] - ends[0]
 
 
 def _on_disk(path: Path, dtype: np.typing.DTypeLike, count: int) -> np.ndarray:

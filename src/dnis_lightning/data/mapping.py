@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import torch
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.data import numbers, readings
+from dnis_lightning.data import readings
 from dnis_lightning.data.prepare import Prepared
-from dnis_lightning.data.source import Column, Field, RawForm
+from dnis_lightning.data.source import Column, RawForm
 from dnis_lightning.errors import DataError, RunError
+from dnis_lightning.packed.fields import FieldIds, PackedField
+from dnis_lightning.packed.numbers import Binned, from_json
 from dnis_lightning.paths import whole_file
 
 SCHEMA = 2
@@ -71,22 +73,10 @@ _PARQUET = pa.schema([("field", pa.string()), ("id", pa.string()), ("row", pa.in
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """A field as `save_mapping` wrote it: its table rows, its columns of a batch, its ids in the order of the rows."""
-
-    field: Field
-    first: int
-    end: int
-    columns: slice
-    numbers: numbers.Numbers | None
-    ids: pa.Array
-
-
-@dataclass(frozen=True)
 class RawMapping:
     """Raw columns → what a model takes; knows nothing of the data set that it was made from."""
 
-    fields: tuple[Mapped, ...]
+    fields: tuple[PackedField, ...]
     pooling: str
     form: RawForm = field(default_factory=RawForm)
 
@@ -99,7 +89,7 @@ class RawMapping:
             if told["schema"] != SCHEMA:
                 raise ValueError(f"schema {told['schema']}, expected {SCHEMA}")
             table = pq.read_table(folder / told["ids"])
-            fields = tuple(_mapped(told, number, table) for number in range(len(told["fields"])))
+            fields = tuple(_field(told, number, table) for number in range(len(told["fields"])))
             form = told["raw_form"]
             return cls(fields, told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
@@ -108,7 +98,7 @@ class RawMapping:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the raw columns that `encode` needs."""
-        return tuple(one.field.name for one in self.fields)
+        return tuple(one.name for one in self.fields)
 
     def encode(self, columns: Mapping[str, Column] | pa.Table) -> Batch:
         """Raw columns, one for each field, as a batch with labels of 0.
@@ -123,49 +113,44 @@ class RawMapping:
         if absent:
             raise DataError(f"no column {', '.join(absent)}; the model was trained on them")
         rows = len(columns[self.columns[0]])
-        ids = np.empty((rows, self.fields[-1].columns.stop), dtype=np.int64)
+        bounds = np.cumsum([0, *(one.columns for one in self.fields)])
+        ids = np.empty((rows, bounds[-1]), dtype=np.int64)
         values = np.ones(ids.shape, dtype=np.float32)
-        for one in self.fields:
-            ids[:, one.columns], values[:, one.columns] = self._of_column(one, columns[one.field.name], rows)
-        plain = all(one.field.kind == "categorical" or isinstance(one.numbers, numbers.Binned) for one in self.fields)
-        bounds = [0, *(one.columns.stop for one in self.fields)]
-        offsets = torch.tensor(bounds) if any(one.field.kind == "multi" for one in self.fields) else None
+        for one, start, end in zip(self.fields, bounds, bounds[1:], strict=False):
+            ids[:, start:end], values[:, start:end] = self._of_column(one, columns[one.name], rows)
+        plain = all(one.kind == "categorical" or isinstance(one.numbers, Binned) for one in self.fields)
+        offsets = torch.from_numpy(bounds) if any(one.kind == "multi" for one in self.fields) else None
         scale = None if plain else torch.from_numpy(values)
         return Batch(torch.from_numpy(ids), torch.zeros(rows), scale, offsets)
 
-    def _of_column(self, one: Mapped, column: Column, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _of_column(self, one: PackedField, column: Column, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """The field's columns of a batch, ids and values, (rows, width) each."""
-        name = one.field.name
+        name = one.name
         if len(column) != rows:
             raise DataError(f"{name} has {len(column)} rows, {self.columns[0]} has {rows}; take columns of one length")
         try:
             return self._encoded(one, self._read(one, column))
         except (pa.ArrowException, TypeError, ValueError) as fault:
             reason = str(fault).splitlines()[0]
-            raise DataError(f"{name}: no column to read {_TAKES[one.field.kind]} from ({reason})") from fault
+            raise DataError(f"{name}: no column to read {_TAKES[one.kind]} from ({reason})") from fault
 
-    def _encoded(self, one: Mapped, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        if one.field.kind == "numeric":
-            x = _numbers(one.field.name, column)
-            assert one.numbers is not None, "numeric fields have one"
-            made = one.numbers(x)
-            if isinstance(one.numbers, numbers.Binned):
-                return (one.first + 1 + made)[:, None], np.ones((len(x), 1), np.float32)
-            missing = np.isnan(made)
-            return (one.first + ~missing)[:, None], np.where(missing, 1, made)[:, None]
-        if one.field.kind == "categorical":
+    def _encoded(self, one: PackedField, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        if one.kind == "numeric":
+            ids, values = one.of_numbers(_numbers(one.name, column))
+            return ids[:, None], values[:, None]
+        if one.kind == "categorical":
             return self._rows_of(one, column)[:, None], np.ones((len(column), 1), np.float32)
-        flat, ends = readings.flat(self._lists(one.field.name, column).combine_chunks())
-        starts, width = np.append(0, ends[:-1]), one.columns.stop - one.columns.start
+        flat, ends = readings.flat(self._lists(one.name, column).combine_chunks())
+        starts, width = np.append(0, ends[:-1]), one.columns
         counts, places = np.minimum(ends - starts, width)[:, None], np.arange(width)
         there = places < counts
         found = self._rows_of(one, _chunked(flat))[np.where(there, starts[:, None] + places, 0)]
         return np.where(there, found, one.first), there / (counts if self.pooling == "mean" else 1)
 
-    def _read(self, one: Mapped, column: Column) -> pa.ChunkedArray:
+    def _read(self, one: PackedField, column: Column) -> pa.ChunkedArray:
         """A column, null in place of what stands for a missing value."""
         raw = readings.plain(_chunked(column))
-        if one.field.kind == "multi" or not readings.is_text(raw.type):
+        if one.kind == "multi" or not readings.is_text(raw.type):
             return raw
         return pc.if_else(pc.is_in(raw, pa.array(self.form.missing, raw.type)), pa.scalar(None, raw.type), raw)
 
@@ -180,9 +165,8 @@ class RawMapping:
             raw = _texts(name, raw)
         return readings.lists(raw, separator or "", self.form.missing)
 
-    def _rows_of(self, one: Mapped, raw: pa.ChunkedArray) -> np.ndarray:
-        place = pc.fill_null(pc.index_in(_texts(one.field.name, raw), one.ids), -1)
-        return one.first + 1 + place.to_numpy(zero_copy_only=False).astype(np.int64)
+    def _rows_of(self, one: PackedField, raw: pa.ChunkedArray) -> np.ndarray:
+        return one.of_texts(readings.packed_texts(_texts(one.name, raw)))
 
 
 def _chunked(column: Column) -> pa.ChunkedArray:
@@ -215,15 +199,10 @@ def _numbers(name: str, raw: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(found, np.nan).to_numpy().astype(np.float32, copy=False)
 
 
-def _mapped(told: dict[str, Any], number: int, table: pa.Table) -> Mapped:
+def _field(told: dict[str, Any], number: int, table: pa.Table) -> PackedField:
     field, bounds = told["fields"][number], told["columns"]
     first, end = field["rows"]
+    numbers = None if field["numbers"] is None else from_json(field["numbers"])
     own = table.filter(pc.equal(table["field"], field["name"])).sort_by("row")
-    return Mapped(
-        Field(field["name"], field["kind"]),
-        first,
-        end,
-        slice(bounds[number], bounds[number + 1]),
-        None if field["numbers"] is None else numbers.from_json(field["numbers"]),
-        own["id"].combine_chunks(),
-    )
+    ids = FieldIds.of(readings.packed_texts(own["id"])) if numbers is None else None
+    return PackedField(field["name"], field["kind"], first, end, bounds[number + 1] - bounds[number], ids, numbers)

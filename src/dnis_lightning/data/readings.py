@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnis_lightning.data.source import PARTS
+from dnis_lightning.packed.texts import Texts
 
 Reading = Callable[[pa.ChunkedArray], pa.ChunkedArray]
 _LAST = 2**63 - 1
@@ -132,6 +133,24 @@ def flat(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
         at[filled] = np.arange(len(values))
         values = pa.concat_arrays([values, pa.nulls(1, values.type)]).take(pa.array(at))
     return values, ends
+
+
+def content_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes (uint8) of some texts of the type string, all together, and (T,) where each ends."""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32, count=len(texts) + 1, offset=4 * texts.offset).astype(np.int64)
+    content = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    return content, ends[1:] - ends[0]
+
+
+def packed_texts(values: pa.ChunkedArray) -> Texts:
+    """Texts of the type string, none of them null, as a packed table takes them."""
+    contents, sizes = [np.empty(0, dtype=np.uint8)], [np.empty(0, dtype=np.int64)]
+    for chunk in values.chunks:
+        content, ends = content_of(chunk)
+        contents.append(content)
+        sizes.append(np.diff(ends, prepend=0))
+    return Texts.joined(np.concatenate(contents), np.concatenate(sizes))
 
 
 def without_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.arrays import forget, row_slices, smallest_unsigned
-from dnis_lightning.data.numbers import Scaled
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.source import PARTS
 from dnis_lightning.data.split import Split, part_sizes
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import TrainVocabulary
+from dnis_lightning.packed.numbers import Scaled
 
 Pooling = Literal["mean", "sum"]
 _ROWS_AT_ONCE = 1 << 16

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnis_lightning.data.arrays import forget, row_slices
-from dnis_lightning.data.numbers import Binned
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.schema import ENOUGH_ROWS, NO_VALUE, ONE_VALUE, UNIQUE
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.store import EncodedDataset
 from dnis_lightning.data.vocabulary import MISSING, train_occurrences
+from dnis_lightning.packed.numbers import Binned
 
 _POINTS = 200
 _ROWS_AT_ONCE = 1 << 18

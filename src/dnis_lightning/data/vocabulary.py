@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dnis_lightning.data import numbers
 from dnis_lightning.data.arrays import forget, open_array, row_slices, save_array, smallest_unsigned
+from dnis_lightning.data.numbers import fit_numbers
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.source import Field
 from dnis_lightning.data.store import EncodedDataset
+from dnis_lightning.packed.numbers import Binned, Numbers, from_json
 from dnis_lightning.quantities import NumericForm
 
 OTHER, MISSING, VALUE = "<other>", "<missing>", "<value>"
@@ -59,7 +60,7 @@ class TrainVocabulary:
     frequency: np.ndarray
     code_of: np.ndarray
     local: tuple[np.ndarray, ...]
-    numbers: tuple[numbers.Numbers, ...]
+    numbers: tuple[Numbers, ...]
 
     @property
     def features(self) -> int:
@@ -92,7 +93,7 @@ class TrainVocabulary:
         for number, one in enumerate(self.fields):
             if one.kind == "numeric":
                 treatment = next(treated)
-                values = treatment.names() if isinstance(treatment, numbers.Binned) else [VALUE]
+                values = treatment.names() if isinstance(treatment, Binned) else [VALUE]
                 yield from ((one.name, name) for name in (MISSING, *values))
                 continue
             codes = self.code_of[self.offsets[number] : self.offsets[number + 1]]
@@ -116,7 +117,7 @@ class TrainVocabulary:
         """
         arrays = {name: np.asarray(open_array(folder / f"{name}.npy")) for name in _SAVED}
         local = tuple(open_array(folder / f"local{number}.npy") for number in range(len(dataset.cardinalities)))
-        treated = tuple(numbers.from_json(told) for told in json.loads((folder / "numbers.json").read_text()))
+        treated = tuple(from_json(told) for told in json.loads((folder / "numbers.json").read_text()))
         if tuple(map(len, local)) != dataset.cardinalities or len(arrays["offsets"]) != len(dataset.fields) + 1:
             raise ValueError(f"{folder}: made for other data")
         return cls(dataset, **arrays, local=local, numbers=treated)
@@ -129,8 +130,8 @@ def build_vocabulary(dataset: EncodedDataset, is_train: np.ndarray, options: Voc
     """Give a row to every feature that occurs often enough in the rows of train; is_train (rows,) bool."""
     rows = int(is_train.sum())
 
-    def fit() -> tuple[list[numbers.Numbers], np.ndarray]:
-        return numbers.fit_numbers(
+    def fit() -> tuple[list[Numbers], np.ndarray]:
+        return fit_numbers(
             options.numeric,
             lambda: _train_numbers(dataset, is_train),
             fields=len(dataset.numeric),
@@ -150,7 +151,7 @@ def build_vocabulary(dataset: EncodedDataset, is_train: np.ndarray, options: Voc
     for one in dataset.fields:
         if one.kind == "numeric":
             treatment, seen = next(numeric)
-            counts = treatment.counts if isinstance(treatment, numbers.Binned) else [seen]
+            counts = treatment.counts if isinstance(treatment, Binned) else [seen]
             frequency.append(np.append(rows - seen, counts))
             code_of.append(np.full(len(frequency[-1]), -1))
         else:

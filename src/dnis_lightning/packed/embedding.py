@@ -1,0 +1,109 @@
+"""A packed table with the raw ids of its rows, as a folder that can be shipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnis_lightning.errors import RunError
+from dnis_lightning.packed.fields import PackedField, read_fields, write_fields
+from dnis_lightning.packed.table import PackedTable
+
+MANIFEST, TABLE, VOCABULARY = "manifest.json", "table.safetensors", "vocabulary.safetensors"
+_FORMAT, _VERSION = "dnis-lightning packed embedding", 1
+
+
+@dataclass(frozen=True, eq=False)
+class PackedEmbedding:
+    """An embedding table in few bytes: rows by raw ids, of which there is one set for each field.
+
+    table: N features × K dimensions. fields: which rows are whose. told: what else is in its manifest.
+    """
+
+    table: PackedTable
+    fields: tuple[PackedField, ...]
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, check: bool = True) -> PackedEmbedding:
+        """What `save` wrote, memory-mapped: only rows that are looked up are read.
+
+        check: compare the checksums first, for which the files are read once.
+        Raises RunError where the folder is absent, damaged, of a later version or something else.
+        """
+        folder = Path(folder)
+        try:
+            told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(told, dict) or told.get("format") != _FORMAT:
+                raise ValueError(f"{MANIFEST} is of something else")
+            if told["version"] != _VERSION:
+                raise ValueError(f"version {told['version']} of the format, this program reads {_VERSION}")
+            for name in (TABLE, VOCABULARY):
+                _check(folder / name, told["files"][name], whole=check)
+            fields = read_fields(folder / VOCABULARY, told["fields"])
+            made = cls(PackedTable.load(folder / TABLE), fields, told)
+            if (fields[-1].end if fields else 0) != made.table.features:
+                raise ValueError("fields and table do not go together")
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            why = f"{fault} is not told" if isinstance(fault, KeyError) else fault
+            raise RunError(f"{folder}: not a packed embedding that can be read ({why}); pack it again") from fault
+        return made
+
+    def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+        """Write the files into a folder that is there; the manifest, with `more` in it, comes last."""
+        self.table.save(folder / TABLE)
+        fields = write_fields(folder / VOCABULARY, self.fields)
+        told = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "features": self.table.features,
+            "dims": self.table.dims,
+            "kept": self.table.kept,
+            "layout": self.table.layout.name,
+            "dtype": self.table.values.dtype,
+            "fields": fields,
+            **(more or {}),
+            "files": {name: _facts(folder / name) for name in (TABLE, VOCABULARY)},
+        }
+        (folder / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def field(self, name: str) -> PackedField:
+        """The field of a name. Raises KeyError where there is none."""
+        for one in self.fields:
+            if one.name == name:
+                return one
+        raise KeyError(f"{name}: no field of this name; there are {', '.join(one.name for one in self.fields)}")
+
+    def features(self, name: str, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
+        """(T,) int64: the table rows of raw ids of a field; that of all other ids where one is not known."""
+        return self.field(name).features(raw)
+
+    def rows(self, features: np.ndarray) -> np.ndarray:
+        """Rows (…, K) float32 of features (…)."""
+        return self.table.rows(features)
+
+    def lookup(self, name: str, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
+        """Rows (T, K) float32 of raw ids of a field."""
+        return self.rows(self.features(name, raw))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _check(path: Path, facts: Mapping[str, Any], *, whole: bool) -> None:
+    if (size := path.stat().st_size) != facts["bytes"]:
+        raise ValueError(f"{path.name} has {size} bytes, its manifest says {facts['bytes']}")
+    if whole and _digest(path) != facts["sha256"]:
+        raise ValueError(f"{path.name} has another checksum than its manifest says")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

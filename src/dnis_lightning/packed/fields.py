@@ -1,0 +1,132 @@
+"""The fields of a table: which of its rows are whose, and which of them a raw value has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnis_lightning.packed.ids import FORMS, Ids, pack_ids
+from dnis_lightning.packed.numbers import Binned, Numbers, from_json
+from dnis_lightning.packed.tensors import map_tensors, write_tensors
+from dnis_lightning.packed.texts import Texts
+
+_FORMAT = "dnis-lightning packed vocabulary"
+
+
+@dataclass(frozen=True, eq=False)
+class FieldIds:
+    """The ids of a field, without "", which stands for a missing value and has the row `missing`, or 0 for none."""
+
+    ids: Ids
+    missing: int = 0
+
+    @classmethod
+    def of(cls, texts: Texts) -> FieldIds:
+        """Of the ids of rows 1 … n, all of them different, "" perhaps among them."""
+        empty = np.flatnonzero(texts.sizes == 0)
+        return cls(pack_ids(texts.take(np.flatnonzero(texts.sizes))), int(empty[0]) + 1 if len(empty) else 0)
+
+    def rows(self, texts: Texts) -> np.ndarray:
+        """(T,) int64: the row of each of some ids within the field's, 0 where it has none of its own."""
+        return np.where(texts.sizes > 0, self._beside_missing(self.ids.rows(texts)), self.missing)
+
+    def rows_of_numbers(self, ids: np.ndarray) -> np.ndarray:
+        """(T,) int64: the same of whole numbers (T,)."""
+        return self._beside_missing(self.ids.rows_of_numbers(ids))
+
+    def _beside_missing(self, rows: np.ndarray) -> np.ndarray:
+        return rows + (rows >= self.missing) if self.missing else rows
+
+
+@dataclass(frozen=True, eq=False)
+class PackedField:
+    """A field: rows first … end − 1 of the table, of which the first stands for what has none of its own.
+
+    kind: as of `data.source.Field`. columns: how many columns of a batch it has. ids: where it has ids. numbers: what
+    becomes of the numbers of a numeric field: one row, first + 1, with a value, or a bin each from there on.
+    """
+
+    name: str
+    kind: str
+    first: int
+    end: int
+    columns: int = 1
+    ids: FieldIds | None = None
+    numbers: Numbers | None = None
+
+    def features(self, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
+        """(T,) int64: the table row of each of some raw values (T,): ids, or numbers in a numeric field.
+
+        None, "" and NaN are missing. Raises TypeError where ids are floats.
+        """
+        if self.numbers is not None:
+            return self.of_numbers(np.asarray([np.nan if one is None else one for one in raw], dtype=np.float32))[0]
+        assert self.ids is not None, "it has ids or numbers"
+        array = np.asarray(raw) if not isinstance(raw, np.ndarray) and all(type(one) is int for one in raw) else raw
+        if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
+            return self.first + self.ids.rows_of_numbers(array.astype(np.int64))
+        return self.of_texts(Texts.of([_text(one) for one in raw]))
+
+    def of_texts(self, texts: Texts) -> np.ndarray:
+        """(T,) int64: the table rows of ids as text."""
+        assert self.ids is not None, "numeric fields have no ids"
+        return self.first + self.ids.rows(texts)
+
+    def of_numbers(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The table rows (T,) int64 of numbers (T,) float32, NaN = missing, and what multiplies these, (T,) float32."""
+        assert self.numbers is not None, "only numeric fields have numbers"
+        made, ones = self.numbers(numbers), np.ones(len(numbers), dtype=np.float32)
+        if isinstance(self.numbers, Binned):
+            return self.first + 1 + made, ones
+        missing = np.isnan(made)
+        return self.first + ~missing, np.where(missing, ones, made)
+
+
+def _text(raw: Any) -> str | bytes:
+    if raw is None:
+        return b""
+    if isinstance(raw, str | bytes):
+        return raw
+    if isinstance(raw, int | np.integer):
+        return str(int(raw))
+    raise TypeError(f"{raw!r}: ids are text or whole numbers; of floats it is not clear how they were written")
+
+
+def write_fields(path: Path, fields: Sequence[PackedField]) -> list[dict[str, Any]]:
+    """Write the ids of all fields into a file; what `read_fields` has to be told beside it, as JSON has it."""
+    tensors: dict[str, np.ndarray] = {}
+    told: list[dict[str, Any]] = []
+    for number, one in enumerate(fields):
+        numbers = None if one.numbers is None else one.numbers.to_json()
+        told.append({"name": one.name, "kind": one.kind, "rows": [one.first, one.end], "columns": one.columns})
+        told[-1] |= {"numbers": numbers} if one.ids is None else {"ids": one.ids.ids.form, "missing": one.ids.missing}
+        if one.ids is not None:
+            tensors |= {f"{number}.{name}": array for name, array in one.ids.ids.tensors().items()}
+    write_tensors(path, tensors, {"format": _FORMAT})
+    return told
+
+
+def read_fields(path: Path, told: Sequence[Mapping[str, Any]]) -> tuple[PackedField, ...]:
+    """What `write_fields` wrote, memory-mapped.
+
+    Raises OSError, ValueError, KeyError or TypeError where it is absent, damaged or something else.
+    """
+    tensors, words = map_tensors(path)
+    if words.get("format") != _FORMAT:
+        raise ValueError(f"{path.name} is no packed vocabulary")
+    return tuple(_field(number, one, tensors) for number, one in enumerate(told))
+
+
+def _field(number: int, told: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> PackedField:
+    prefix, ids, numbers = f"{number}.", None, None
+    if "ids" in told:
+        own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        ids = FieldIds(FORMS[told["ids"]].read(own), told["missing"])
+    else:
+        numbers = from_json(told["numbers"])
+    first, end = told["rows"]
+    return PackedField(told["name"], told["kind"], first, end, told["columns"], ids, numbers)

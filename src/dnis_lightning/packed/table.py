@@ -1,0 +1,211 @@
+"""An embedding table in the form in which it is shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from dnis_lightning.packed.layouts import LAYOUTS, Dense, Layout, LayoutName
+from dnis_lightning.packed.loops import Loop, loop_of
+from dnis_lightning.packed.pointers import flat_places
+from dnis_lightning.packed.tensors import file_bytes, map_tensors, write_tensors
+from dnis_lightning.packed.values import STORED, DTypeName, Values
+
+_FORMAT, _VERSION = "dnis-lightning packed table", "1"
+_ROWS_AT_ONCE = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Rows of some features are narrow, and are multiplied by a matrix of their block (Ginart et al. 2019, section 3).
+
+    matrices: the (C · d, K) projection of each block that has one, of C tables side by side with K dimensions each.
+    first (R,): the first feature of each run of features of one block, ascending from 0; block (R,): its number, plus
+    one; 0 where there is no projection.
+    """
+
+    matrices: Mapping[int, np.ndarray]
+    first: np.ndarray
+    block: np.ndarray
+
+    @classmethod
+    def of(cls, matrices: Mapping[int, np.ndarray], block_of: np.ndarray) -> Projections:
+        """By the block of each feature, (N,)."""
+        block = np.where(np.isin(block_of, list(matrices)), block_of.astype(np.int64) + 1, 0)
+        first = np.flatnonzero(np.append(True, block[1:] != block[:-1]))
+        kind = np.min_scalar_type(int(block.max(initial=0)))
+        return cls(dict(matrices), first.astype(np.uint32), block[first].astype(kind))
+
+    def apply(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Widen rows (n, C · K) of features (n,), in place."""
+        block = self.block[np.searchsorted(self.first, features, side="right") - 1]
+        for number, matrix in self.matrices.items():
+            mine = np.flatnonzero(block == number + 1)
+            copies = rows.shape[1] // matrix.shape[1]
+            narrow = rows[mine].reshape(len(mine), copies, -1)[..., : len(matrix) // copies]
+            wide = np.matmul(narrow.swapaxes(0, 1), matrix.reshape(copies, -1, matrix.shape[1]))
+            rows[mine] = wide.swapaxes(0, 1).reshape(len(mine), -1)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Its arrays by name, as they are stored."""
+        matrices = {f"projection.{block}": matrix for block, matrix in self.matrices.items()}
+        return {**matrices, "projected.first": self.first, "projected.block": self.block}
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, np.ndarray]) -> Projections | None:
+        """What `tensors` gave; None where there is nothing."""
+        prefix = "projection."
+        matrices = {int(n.removeprefix(prefix)): array for n, array in tensors.items() if n.startswith(prefix)}
+        return cls(matrices, tensors["projected.first"], tensors["projected.block"]) if matrices else None
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTable:
+    """N features × K dimensions, of which only some entries are stored; the others are 0."""
+
+    layout: Layout
+    values: Values
+    projections: Projections | None = None
+
+    @classmethod
+    def of(
+        cls,
+        indptr: np.ndarray,
+        positions: np.ndarray,
+        values: np.ndarray,
+        dims: int,
+        *,
+        dtype: DTypeName = "fp32",
+        layout: LayoutName | None = None,
+        projections: Projections | None = None,
+    ) -> PackedTable:
+        """Of the kept entries of a scheme: feature i keeps those from indptr[i] to indptr[i + 1].
+
+        positions (kept,): their dimensions, ascending, of K = dims; values (kept,): float32. layout: None for that
+        which takes the fewest bytes. Raises OverflowError where a value is too large for the type.
+        """
+        kinds = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
+        size = STORED[dtype].itemsize
+        made = min((kind.of(indptr, positions, dims) for kind in kinds), key=lambda one: one.bytes + size * one.kept)
+        if isinstance(made, Dense):
+            indptr, values = np.arange(made.features + 1) * dims, _filled(indptr, positions, values, dims)
+        return cls(made, Values.of(values, indptr, dtype), projections)
+
+    @property
+    def features(self) -> int:
+        """N."""
+        return self.layout.features
+
+    @property
+    def dims(self) -> int:
+        """K, or 2K of a model with two tables."""
+        return self.layout.dims
+
+    @property
+    def kept(self) -> int:
+        """How many values are stored."""
+        return len(self.values.stored)
+
+    @property
+    def bytes(self) -> int:
+        """The size of its file."""
+        return file_bytes(self._tensors, self._told)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of values, with their scales; of indices; and of projections, with their runs."""
+        values = sum(self._tensors[name].nbytes for name in ("values", "scales") if name in self._tensors)
+        projections = 0 if self.projections is None else sum(a.nbytes for a in self.projections.tensors().values())
+        return {"values": values, "indices": self.layout.bytes, "projections": projections}
+
+    def rows(self, features: np.ndarray) -> np.ndarray:
+        """Rows (…, K) float32 of features (…), whole numbers from 0 to N − 1.
+
+        Raises IndexError where one is not among these.
+        """
+        wanted = np.asarray(features)
+        flat = wanted.reshape(-1)
+        if flat.size and not (flat.min() >= 0 and flat.max() < self.features):
+            raise IndexError(f"feature {flat.min()} … {flat.max()}: the table has 0 … {self.features - 1}")
+        rows = np.empty((len(flat), self.dims), dtype=np.float32)
+        if rows.size:
+            (self._loop or self._fill)(flat.astype(np.int64, copy=False), rows)
+        if self.projections is not None:
+            self.projections.apply(rows, flat)
+        return rows.reshape(*wanted.shape, self.dims)
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """indptr (N + 1,), positions (kept,) and values (kept,) float32, as `of` takes them."""
+        indptr, positions = self.layout.every()
+        return indptr, positions, self.values.at(slice(None), np.arange(self.features), np.diff(indptr))
+
+    def unprojected(self) -> np.ndarray:
+        """(N, K) float32: all rows, those of blocks with a projection not yet widened."""
+        return replace(self, projections=None).rows(np.arange(self.features))
+
+    def save(self, path: Path) -> None:
+        """Write its file."""
+        write_tensors(path, self._tensors, self._told)
+
+    @classmethod
+    def load(cls, path: Path) -> PackedTable:
+        """What `save` wrote, memory-mapped.
+
+        Raises OSError, ValueError, KeyError or TypeError where the file is absent, damaged or something else.
+        """
+        tensors, told = map_tensors(path)
+        if told.get("format") != _FORMAT:
+            raise ValueError("no packed table")
+        if told["version"] != _VERSION:
+            raise ValueError(f"version {told['version']} of the format, this program reads {_VERSION}")
+        kind, dtype = cast(LayoutName, told["layout"]), cast(DTypeName, told["dtype"])
+        layout, stored = LAYOUTS[kind].read(tensors, int(told["features"]), int(told["dims"])), tensors["values"]
+        if stored.dtype != STORED[dtype] or layout.kept != len(stored):
+            raise ValueError("values that do not go with the layout")
+        values = Values(dtype, stored, tensors["scales"] if dtype == "int8" else None)
+        return cls(layout, values, Projections.read(tensors))
+
+    def _fill(self, features: np.ndarray, rows: np.ndarray) -> None:
+        """Write rows (n, K) of features (n,), some at a time, so that what is made meanwhile stays in the cache."""
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            some, own = features[start : start + _ROWS_AT_ONCE], rows[start : start + _ROWS_AT_ONCE].reshape(-1)
+            if isinstance(self.layout, Dense):
+                own[:] = self.values.rows(some, self.dims).reshape(-1)
+                continue
+            starts, counts = self.layout.spans(some)
+            places = flat_places(starts, counts)
+            own[:] = 0
+            own[self.layout.cells(some, counts, places)] = self.values.at(places, some, counts)
+
+    @cached_property
+    def _loop(self) -> Loop | None:
+        return loop_of(self.layout, self.values)
+
+    @cached_property
+    def _tensors(self) -> dict[str, np.ndarray]:
+        scales = {} if self.values.scales is None else {"scales": self.values.scales}
+        projections = {} if self.projections is None else self.projections.tensors()
+        return {"values": self.values.stored, **scales, **self.layout.tensors(), **projections}
+
+    @property
+    def _told(self) -> dict[str, str]:
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "layout": self.layout.name,
+            "dtype": self.values.dtype,
+            "features": str(self.features),
+            "dims": str(self.dims),
+        }
+
+
+def _filled(indptr: np.ndarray, positions: np.ndarray, values: np.ndarray, dims: int) -> np.ndarray:
+    """(N · K,) the values where they belong, zeros elsewhere."""
+    table = np.zeros((len(indptr) - 1) * dims, dtype=np.float32)
+    table[np.repeat(np.arange(len(indptr) - 1) * dims, np.diff(indptr)) + positions] = values
+    return table

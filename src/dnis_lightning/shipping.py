@@ -1,0 +1,87 @@
+"""What a run leaves to be shipped: tables in the smallest form that predicts as well."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnis_lightning.errors import RunError
+from dnis_lightning.packed import PackedEmbedding, PackedTable
+from dnis_lightning.packed.layouts import LayoutName
+from dnis_lightning.packed.values import STORED, DTypeName
+from dnis_lightning.paths import whole_folder
+from dnis_lightning.scheme import Scheme
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """How the schemes of a run are packed.
+
+    block_of (N,): the block of each feature. layout: None for the smallest. dtype: None for the smallest whose metrics
+    are worse than those of fp32 by no more than `tolerance`, a share of the one that decides.
+    """
+
+    block_of: np.ndarray
+    layout: LayoutName | None = None
+    dtype: DTypeName | None = "fp32"
+    tolerance: float = 0.001
+
+    def choose(
+        self,
+        scheme: Scheme,
+        metrics: dict[str, Any],
+        evaluate: Callable[[Scheme], dict[str, Any]],
+        score: Callable[[Metrics], float],
+    ) -> tuple[PackedTable, dict[str, Any]]:
+        """The packed table, and the metrics of what is shipped.
+
+        metrics: of the scheme as it is. evaluate: gives those of one with other values. score: of metrics, smaller is
+        better. Raises RunError where values are too large for the type.
+        """
+        if self.dtype == "fp32":
+            return self.packed(scheme, "fp32"), metrics
+        if self.dtype is not None:
+            packed = self.packed(scheme, self.dtype)
+            return packed, evaluate(as_shipped(scheme, packed))
+        exact = self.packed(scheme, "fp32")
+        most = score(metrics) + self.tolerance * abs(score(metrics))
+        for packed in sorted(self._others(scheme), key=lambda one: one.bytes):
+            if packed.bytes < exact.bytes and score(found := evaluate(as_shipped(scheme, packed))) <= most:
+                return packed, found
+        return exact, metrics
+
+    def packed(self, scheme: Scheme, dtype: DTypeName) -> PackedTable:
+        """A scheme in a type. Raises RunError where a value is too large for it."""
+        try:
+            return scheme.packed(self.block_of, dtype, self.layout)
+        except OverflowError as fault:
+            raise RunError(f"ship.dtype={dtype}: {fault}; take bf16") from fault
+
+    def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
+        for dtype in STORED:
+            try:
+                if dtype != "fp32":
+                    yield scheme.packed(self.block_of, dtype, self.layout)
+            except OverflowError:
+                continue
+
+
+def as_shipped(scheme: Scheme, packed: PackedTable) -> Scheme:
+    """A scheme with the values that its packed table has."""
+    if packed.values.dtype == "fp32":
+        return scheme
+    return replace(scheme, values=packed.unprojected()[scheme.mask()])
+
+
+def write_embedding(folder: Path, embedding: PackedEmbedding, more: Mapping[str, Any]) -> None:
+    """Write a folder, whole or not at all, in place of what was there; more: what else its manifest says."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with whole_folder(folder) as part:
+        embedding.save(part, more)
