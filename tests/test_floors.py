@@ -21,16 +21,16 @@ FLOORS = (
     {"recommender"},
     {"search"},
     {"training"},
-    {"settings", "report", "shipping"},
+    {"settings", "report", "shipping", "evaluation"},
     {"config"},
     {"blueprint"},
-    {"build", "result", "spread"},
-    {"cutting", "checks"},
+    {"build", "result", "spread", "serving"},
+    {"cutting", "checks", "exporting", "scoring"},
     {"run"},
     {"launch"},
     {"sweep"},
     {"command", "describe"},
-    {"__main__"},
+    {"__main__", "export", "predict", "recommend"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py" and "conf" not in path.parts)

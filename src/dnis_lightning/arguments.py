@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
 from typing import NoReturn
 
-from dnis_lightning.errors import UserError
+from dnis_lightning.errors import Terminated, UserError, raise_terminated
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,3 +17,32 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_tool(work: Callable[[], None], when_stopped: str) -> int:
+    """Do the work of a command; 0, or 1 after a sentence on stderr; 128 + n when signal n stops it.
+
+    when_stopped: what to say then of what was to be written.
+    """
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        work()
+        sys.stdout.flush()
+    except UserError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # of | head; else Python complains once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Terminated:
+        return _stopped("terminated", when_stopped, signal.SIGTERM)
+    except KeyboardInterrupt:
+        return _stopped("interrupted", when_stopped, signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _stopped(how: str, then: str, number: int) -> int:
+    print(f"{how}; {then}", file=sys.stderr)
+    return 128 + number

@@ -21,6 +21,7 @@ from dnis_lightning.data.source import Source
 from dnis_lightning.data.table import Table
 from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.evaluation import Evaluation
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
@@ -117,6 +118,12 @@ def make_feedback(settings: Settings, prepared: Prepared) -> Feedback | None:
     if data.task != "topk":
         return None
     return Feedback(Interactions.of(prepared), data.negatives, data.negatives_power)
+
+
+def make_evaluation(settings: Settings, prepared: Prepared, task: Task, feedback: Feedback | None) -> Evaluation:
+    """What models are evaluated on; feedback: see `make_feedback`."""
+    gpu = settings.trainer.accelerator == "gpu"
+    return Evaluation(prepared, task, settings.data.batch_size, feedback, gpu)
 
 
 def make_objective(settings: Settings) -> Objective:

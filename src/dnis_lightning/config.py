@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from dnis_lightning.errors import ConfigError
+from dnis_lightning.errors import ConfigError, RunError
 from dnis_lightning.keys import flatten, moves_figures
 from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.search.budget import parse_budget
@@ -54,6 +55,17 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     if faults or settings is None:
         raise _cannot_run(list(dict.fromkeys(faults)))
     return settings
+
+
+def settings_of(run: Path) -> Settings:
+    """The checked configuration of a run. Raises RunError when its folder holds none, ConfigError as `check_config`."""
+    try:
+        config = OmegaConf.load(run / "config.yaml")
+    except (OSError, ValueError, OmegaConfBaseException) as fault:
+        raise RunError(f"{run}: no config.yaml that can be read; name the folder of a run") from fault
+    if not isinstance(config, DictConfig):
+        raise RunError(f"{run}: its config.yaml is not one of ours; name the folder of a run")
+    return check_config(config)
 
 
 def fingerprint(config: DictConfig, data: str) -> str:

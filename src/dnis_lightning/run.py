@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import torch
 
 from dnis_lightning import build, result
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
-from dnis_lightning.cutting import Cutter, Metrics
+from dnis_lightning.cutting import Cutter
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
@@ -30,8 +29,6 @@ from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import as_shipped, write_embedding
 from dnis_lightning.spread import copy_best, take_over
 from dnis_lightning.tasks import Task
-from dnis_lightning.training.datamodule import SplitsDataModule
-from dnis_lightning.training.evaluate import evaluate
 from dnis_lightning.training.journal import Journal, all_ranks_here
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figures, log_result
@@ -57,6 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         self.objective = build.make_objective(self.settings)
         self.feedback = build.make_feedback(self.settings, self.prepared)
+        self.evaluation = build.make_evaluation(self.settings, self.prepared, self.task, self.feedback)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
@@ -160,7 +158,7 @@ class Run:
                 )
                 for one in trial.phases
             ]
-            facts = {**self._evaluate(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
+            facts = {**self.evaluation.metrics(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
             facts["epochs"] = [phase["epochs"] for phase in phases]
             facts["kept"] = int(model.table.kept().sum())
             if is_rank_zero() and all(self._score(facts) < score for score in scores):
@@ -190,9 +188,9 @@ class Run:
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
             save_pruned(self.folder, "unpruned", scheme, model)
-        metrics = self._evaluate(model, "select")
+        metrics = self.evaluation.metrics(model, "select")
         packed, metrics = self.shipping.choose(
-            scheme, metrics, lambda other: self._evaluate(self._with_values(other), "select"), self._score
+            scheme, metrics, lambda other: self.evaluation.metrics(self._with_values(other), "select"), self._score
         )
         sizes = result.scheme_size(scheme, whole, packed) | result.other_sizes(model)
         return sizes | {"metrics": metrics}, whole
@@ -213,7 +211,7 @@ class Run:
             blocks=self.blocks,
             unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
-            evaluate=lambda model: self._evaluate(model, "select"),
+            evaluate=lambda model: self.evaluation.metrics(model, "select"),
             score=self._score,
         )
 
@@ -223,11 +221,11 @@ class Run:
             return
         all_ranks_here()
         shipped = model if unpruned["dtype"] == "fp32" else self._with_values(self._shipped(model.scheme(), unpruned))
-        unpruned["metrics"] |= self._evaluate(shipped, "test")
+        unpruned["metrics"] |= self.evaluation.metrics(shipped, "test")
         for cut in cuts:
             scheme, rest = Scheme.load(self.folder.scheme(cut["budget"]))
             shipped = pruned_model(self.blueprint, self._shipped(scheme, cut), rest)
-            cut["metrics"] = {**cut["metrics"], **self._evaluate(shipped, "test")}
+            cut["metrics"] = {**cut["metrics"], **self.evaluation.metrics(shipped, "test")}
 
     # what they share
 
@@ -237,23 +235,10 @@ class Run:
     def _shipped(self, scheme: Scheme, facts: Mapping[str, Any]) -> Scheme:
         return as_shipped(scheme, self._packed(scheme, facts))
 
-    def _evaluate(self, model: Recommender, split: str) -> Metrics:
-        batch_size = self.settings.data.batch_size
-        data = SplitsDataModule(self.prepared, batch_size=batch_size, seed=0, feedback=self.feedback)
-        batches = data.val_dataloader() if split == "select" else data.test_dataloader()
-        found = evaluate(model, batches, self.task, self._device())
-        if split == "test" and (given := data.candidates_dataloader()) is not None:
-            among = evaluate(model, given, self.task, self._device())
-            found |= {f"{name}_of_{given.items}": value for name, value in among.items()}
-        return {f"{split}/{name}": value for name, value in found.items()}
-
     def _queries(self) -> dict[str, dict[str, int]] | None:
         if self.feedback is None:
             return None
         return {part: Queries(self.feedback.interactions, part).told for part in ("select", "test")}
-
-    def _device(self) -> str:
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.settings.trainer.accelerator == "gpu" else "cpu"
 
     def _on_row(self, rows: list[dict[str, Any]]) -> None:
         self.folder.write_rows("metrics.csv", rows)

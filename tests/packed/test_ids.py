@@ -20,10 +20,6 @@ def again(made: Ids) -> Ids:
     return FORMS[made.form].read(made.tensors())
 
 
-def as_list(texts: Texts) -> list[str]:
-    return [texts.content[s : s + n].tobytes().decode() for s, n in zip(texts.starts, texts.sizes, strict=True)]
-
-
 @pytest.mark.parametrize(
     ("ids", "form"),
     [
@@ -43,7 +39,7 @@ def test_every_id_has_its_row_and_nothing_else_has(ids: list[str], form: str) ->
     for one in (made, again(made)):
         assert one.rows(Texts.of(ids[::-1])).tolist() == list(range(len(ids), 0, -1))
         assert not one.rows(Texts.of([text for text in STRANGERS if text not in ids])).any()
-        assert as_list(one.texts()) == ids
+        assert one.texts().decoded() == ids
 
 
 @given(st.lists(st.text(min_size=1, max_size=30), unique=True, max_size=60), st.text(min_size=1))
@@ -84,6 +80,7 @@ def test_missing_has_its_row_or_that_of_all_others() -> None:
     assert made.ids.form == "range", "what is missing makes no texts of numbers"
     assert made.rows(Texts.of(["9", "5", "", "6"])).tolist() == [3, 1, 2, 0]
     assert made.rows_of_numbers(np.array([9, 5, 6])).tolist() == [3, 1, 0]
+    assert made.names() == ["5", "", "9"]
     assert FieldIds.of(Texts.of(["5"])).rows(Texts.of([""])).tolist() == [0]
 
 

@@ -19,6 +19,7 @@ from dnis_lightning.data import readings
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.source import Column, RawForm
 from dnis_lightning.errors import DataError, RunError
+from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.packed.fields import FieldIds, PackedField
 from dnis_lightning.packed.numbers import Binned, from_json
 from dnis_lightning.paths import whole_file
@@ -94,6 +95,19 @@ class RawMapping:
             return cls(fields, told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise RunError(f"{folder / FILE}: cannot be read ({fault}); name the folder of a run") from fault
+
+    @classmethod
+    def of(cls, embedding: PackedEmbedding) -> RawMapping:
+        """That of a packed embedding which says how raw rows are read. Raises RunError where it does not."""
+        try:
+            form = embedding.told["raw_form"]
+            return cls(
+                embedding.fields, embedding.told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"])
+            )
+        except (KeyError, TypeError) as fault:
+            raise RunError(
+                f"the manifest does not say how raw rows are read ({fault}); export the run again"
+            ) from fault
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -34,8 +34,9 @@ def pack_fields(prepared: Prepared) -> tuple[PackedField, ...]:
 
 
 def how_raw_rows_are_read(prepared: Prepared) -> dict[str, Any]:
-    """What else there is to know for making a batch of raw rows: `pooling` of multi fields, `raw_form` of text."""
-    return {"pooling": prepared.parts["train"].layout.pooling, "raw_form": asdict(prepared.raw_form)}
+    """What else there is to know of raw rows: `pooling` of multi fields, `raw_form` of text, `user`, a field."""
+    pooling = prepared.parts["train"].layout.pooling
+    return {"pooling": pooling, "raw_form": asdict(prepared.raw_form), "user": prepared.dataset.user_field}
 
 
 def _ids(prepared: Prepared, field: str, start: int, end: int) -> FieldIds:

@@ -34,6 +34,16 @@ def open_files(given: Sequence[str], options: TextOptions, roles: Roles) -> list
     return files
 
 
+def open_file(
+    path: str, separator: str | None = None, columns: Sequence[str] | None = None, missing: Sequence[str] = ()
+) -> TableFile:
+    """One file, text or Parquet, outside a run; `text_options` has the arguments.
+
+    Raises DataError when it cannot be read, ConfigError for what goes with no such file.
+    """
+    return _opened(TextFile(expand(path)), text_options(separator, columns, None, missing))
+
+
 def text_options(
     separator: str | None, columns: Sequence[str] | None, quoted: bool | None, missing: Sequence[str]
 ) -> TextOptions:

@@ -44,7 +44,7 @@ class PackedEmbedding:
                 raise ValueError(f"{MANIFEST} is of something else")
             if told["version"] != _VERSION:
                 raise ValueError(f"version {told['version']} of the format, this program reads {_VERSION}")
-            for name in (TABLE, VOCABULARY):
+            for name in dict.fromkeys([TABLE, VOCABULARY, *told["files"]]):
                 _check(folder / name, told["files"][name], whole=check)
             fields = read_fields(folder / VOCABULARY, told["fields"])
             made = cls(PackedTable.load(folder / TABLE), fields, told)
@@ -56,7 +56,10 @@ class PackedEmbedding:
         return made
 
     def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
-        """Write the files into a folder that is there; the manifest, with `more` in it, comes last."""
+        """Write the files into a folder that is there; the manifest, with `more` in it, comes last.
+
+        Its checksums are of all .safetensors files there, others too.
+        """
         self.table.save(folder / TABLE)
         fields = write_fields(folder / VOCABULARY, self.fields)
         told = {
@@ -69,7 +72,7 @@ class PackedEmbedding:
             "dtype": self.table.values.dtype,
             "fields": fields,
             **(more or {}),
-            "files": {name: _facts(folder / name) for name in (TABLE, VOCABULARY)},
+            "files": {path.name: _facts(path) for path in sorted(folder.glob("*.safetensors"))},
         }
         (folder / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

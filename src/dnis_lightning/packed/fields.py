@@ -38,6 +38,13 @@ class FieldIds:
         """(T,) int64: the same of whole numbers (T,)."""
         return self._beside_missing(self.ids.rows_of_numbers(ids))
 
+    def names(self) -> list[str]:
+        """The ids of rows 1 … n, "" for what is missing."""
+        found = self.ids.texts().decoded()
+        if self.missing:
+            found.insert(self.missing - 1, "")
+        return found
+
     def _beside_missing(self, rows: np.ndarray) -> np.ndarray:
         return rows + (rows >= self.missing) if self.missing else rows
 

@@ -54,6 +54,11 @@ class Texts:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def decoded(self) -> list[str]:
+        """As Python's own."""
+        content, starts = self.content.tobytes(), self.starts.tolist()
+        return [content[start : start + size].decode() for start, size in zip(starts, self.sizes.tolist(), strict=True)]
+
     @property
     def hashes(self) -> np.ndarray:
         """(T,) uint64, see `hashes`."""

@@ -1,0 +1,145 @@
+"""From a finished run to a folder that can be shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnis_lightning import build
+from dnis_lightning.blueprint import Blueprint, load_best, pruned_model
+from dnis_lightning.config import settings_of
+from dnis_lightning.errors import RunError, UserError
+from dnis_lightning.folder import RunFolder
+from dnis_lightning.measures import cost
+from dnis_lightning.packed import PackedEmbedding, PackedTable
+from dnis_lightning.packed.layouts import LayoutName
+from dnis_lightning.packed.values import DTypeName
+from dnis_lightning.paths import whole_folder
+from dnis_lightning.recommender import GATES, Recommender
+from dnis_lightning.scheme import Scheme
+from dnis_lightning.serving import save_model
+from dnis_lightning.shipping import Shipping
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export: a cut by its budget, or `unpruned`; None for the only one there is.
+
+    layout, dtype, tolerance: see `Shipping`.
+    """
+
+    budget: str | None = None
+    layout: LayoutName | None = None
+    dtype: DTypeName | None = None
+    tolerance: float = 0.001
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    metrics: on select, where they are known. files: the bytes of each. others: those of the table in other forms.
+    """
+
+    budget: str
+    table: PackedTable
+    metrics: Metrics
+    files: Mapping[str, int]
+    others: Mapping[str, int]
+
+
+def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
+    """Write table, raw ids and model of a finished run into a new folder, whole or not at all.
+
+    Raises RunError where the run has no such cut, the folder is there already, or the type of numbers is to be found
+    out by data that cannot be read.
+    """
+    if to.exists():
+        raise RunError(f"{to}: it is there already; name a new folder with --to")
+    result = _result_of(run)
+    budget = _budget(run, result, wanted.budget)
+    blueprint, _ = Blueprint.load(run.path / "recommender.json")
+    scheme, rest = _scheme_and_rest(run, blueprint, budget)
+    shipping = Shipping(blueprint.block_of, wanted.layout, wanted.dtype, wanted.tolerance)
+    if wanted.dtype is None:
+        table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
+    else:
+        facts = next(one for one in _all(result) if one["budget"] == budget)
+        table = shipping.packed(scheme, wanted.dtype)
+        known = facts["metrics"].items() if facts["dtype"] == wanted.dtype else ()
+        metrics = {name: value for name, value in known if name.startswith("select/")}
+    one = PackedEmbedding.open(next(iter(sorted((run.path / "embedding").iterdir()))))
+    of_run = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
+    of_run |= {"run": {**one.told["run"], "budget": budget}, "select": metrics}
+    with whole_folder(to) as part:
+        of_run["model"] = save_model(part, blueprint, rest)
+        PackedEmbedding(table, one.fields).save(part, of_run)
+        files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+    dense = 4 * scheme.features * scheme.base_dim
+    return Exported(budget, table, metrics, files, {"dense fp32": dense, "COO fp32": scheme.coo_bytes})
+
+
+def _chosen(
+    run: RunFolder, blueprint: Blueprint, shipping: Shipping, scheme: Scheme, rest: Mapping[str, torch.Tensor]
+) -> tuple[PackedTable, Metrics]:
+    """The table in the type that the select rows allow, and its metrics on these."""
+    settings = settings_of(run.path)
+    try:
+        prepared = build.prepare_data(settings)
+    except UserError as fault:
+        raise RunError(
+            f"the type of numbers is chosen by the run's data, which cannot be read here: {fault}; "
+            "--dtype fp32 needs none"
+        ) from fault
+    feedback = build.make_feedback(settings, prepared)
+    task = build.make_task(settings)
+    evaluation = build.make_evaluation(settings, prepared, task, feedback)
+    arrays = {name: tensor.numpy() for name, tensor in rest.items()}
+
+    def metrics_of(other: Scheme) -> Metrics:
+        return evaluation.metrics(pruned_model(blueprint, other, arrays), "select")
+
+    return shipping.choose(
+        scheme, metrics_of(scheme), metrics_of, lambda found: cost(task.monitor, found[f"select/{task.monitor}"])
+    )
+
+
+def _scheme_and_rest(run: RunFolder, blueprint: Blueprint, budget: str) -> tuple[Scheme, dict[str, torch.Tensor]]:
+    if budget != "unpruned":
+        scheme, rest = Scheme.load(run.scheme(budget))
+        return scheme, {name: torch.from_numpy(np.array(array)) for name, array in rest.items()}
+    weights = load_best(run)["recommender"]
+    model: Recommender = blueprint.build(gated=GATES in weights)
+    model.load_weights(weights)
+    return model.scheme(), model.rest()
+
+
+def _all(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*result["pruned"], {"budget": "unpruned", **result["unpruned"]}]
+
+
+def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str:
+    names = [one["budget"] for one in _all(result)]
+    if given is None and len(names) > 2:
+        raise RunError(f"{run.path}: it has several cuts; choose with --budget: {', '.join(names)}")
+    if given is not None and given not in names:
+        raise RunError(f"--budget {given}: {run.path} has no such cut, only {', '.join(names)}")
+    return names[0] if given is None else given
+
+
+def _result_of(run: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads((run.path / "result.json").read_text(encoding="utf-8"))
+        if not (run.path / "embedding").is_dir():
+            raise RunError(f"{run.path}: a run of an earlier version, without embedding/; run the search again")
+        return found
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{run.path}: no result.json that can be read; name the folder of a finished run") from fault

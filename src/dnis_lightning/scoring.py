@@ -1,0 +1,69 @@
+"""Files of raw rows → scores, by a model that was exported."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnis_lightning.data.layout import Column
+from dnis_lightning.data.table_files import TableFile, open_file
+from dnis_lightning.errors import DataError
+from dnis_lightning.packed.fields import PackedField
+from dnis_lightning.serving import Predictor
+
+_ROWS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores (R,) of some consecutive rows, and the share of the file that has been read with these."""
+
+    scores: np.ndarray
+    done: float
+
+
+def score_file(
+    predictor: Predictor, path: str, separator: str | None = None, columns: Sequence[str] | None = None
+) -> Iterator[Scored]:
+    """The scores of all rows of a file, in order.
+
+    separator, columns: of text, where its first line does not say; see `TextTable`.
+    Raises DataError where the file lacks a column, and for the first row that is not as in training.
+    """
+    file = open_file(path, separator, columns, predictor.mapping.form.missing)
+    _check_columns(file, predictor.mapping.columns)
+    wanted = {one.name: _as_read(one) for one in predictor.embedding.fields}
+    for rows in file.rows(wanted, "error"):
+        for start in range(0, len(rows.table), _ROWS_AT_ONCE):
+            yield Scored(predictor.scores(rows.table.slice(start, _ROWS_AT_ONCE)), rows.done)
+
+
+def read_pairs(predictor: Predictor, path: str) -> dict[str, list[str]]:
+    """What each user has had, by a file with the two columns that the model takes.
+
+    Raises DataError where it lacks one.
+    """
+    user, item = (one.name for one in predictor.user_and_item())
+    file, found = open_file(path), defaultdict(list)
+    _check_columns(file, [user, item])
+    for rows in file.rows({name: Column(name, "text") for name in (user, item)}, "error"):
+        for one, other in zip(rows.table[user].to_pylist(), rows.table[item].to_pylist(), strict=True):
+            found[one].append(other)
+    return found
+
+
+def _as_read(one: PackedField) -> Column:
+    return Column(one.name, "number", optional=True) if one.kind == "numeric" else Column(one.name, "text")
+
+
+def _check_columns(file: TableFile, names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in file.names]
+    if absent:
+        there = ", ".join(file.names[:20]) + (", …" if len(file.names) > 20 else "")
+        raise DataError(
+            f"{file.file.path}: no column {', '.join(absent[:5])}, which the model takes; it has {there}; a file "
+            "without a header needs --columns"
+        )

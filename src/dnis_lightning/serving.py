@@ -1,0 +1,130 @@
+"""A model as it is shipped: raw rows in, scores out, and the best items for users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dnis_lightning.blueprint import Blueprint, build_interaction
+from dnis_lightning.data.mapping import RawMapping
+from dnis_lightning.data.source import Column
+from dnis_lightning.embedding.packed_table import PackedLookup
+from dnis_lightning.embedding.table import EmbeddingTable
+from dnis_lightning.errors import DataError, RunError
+from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.packed.fields import PackedField
+from dnis_lightning.recommender import FeatureSpace, Recommender
+
+WEIGHTS = "model.safetensors"
+"""The file of a shipped folder that has all weights outside the table."""
+
+
+def save_model(folder: Path, blueprint: Blueprint, rest: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Write the weights outside the table; what the manifest has to say of the model."""
+    save_file({name: tensor.contiguous() for name, tensor in rest.items()}, folder / WEIGHTS)
+    return {
+        "interaction": blueprint.interaction,
+        "dims": blueprint.dims,
+        "first_order": blueprint.first_order,
+        "global_bias": blueprint.bias is not None,
+    }
+
+
+@dataclass
+class Predictor:
+    """A shipped model.
+
+    task: what it predicts. unknown: for each field, how many values so far were ids that have no row of their own.
+    """
+
+    model: Recommender
+    embedding: PackedEmbedding
+    mapping: RawMapping
+    task: str
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, check: bool = True) -> Predictor:
+        """What an export wrote. Raises RunError where that is absent, damaged or an embedding without a model."""
+        folder = Path(folder)
+        embedding = PackedEmbedding.open(folder, check=check)
+        told = embedding.told.get("model")
+        if told is None:
+            raise RunError(f"{folder}: an embedding without its model; python -m dnis_lightning.export RUN writes both")
+        try:
+            model = _built(embedding, told)
+            model.load_rest(load_file(folder / WEIGHTS))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as fault:
+            raise RunError(f"{folder}: the model cannot be read ({fault}); export the run again") from fault
+        return cls(model.eval(), embedding, RawMapping.of(embedding), embedding.told["run"]["task"])
+
+    @torch.inference_mode()
+    def scores(self, columns: Mapping[str, Column] | pa.Table) -> np.ndarray:
+        """(R,) float32: for each of some raw rows a rating, the probability of a click, or how well the item suits.
+
+        Raises DataError as `RawMapping.encode` does.
+        """
+        batch = self.mapping.encode(columns)
+        self._count(batch.ids.numpy())
+        logits = self.model(batch).logits
+        return (logits.sigmoid() if self.task == "ctr" else logits).numpy()
+
+    @torch.inference_mode()
+    def recommend(
+        self, users: Sequence[str], top: int, seen: Mapping[str, Sequence[str]] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """For each user the `top` items of highest score, best first, with scores; of equal ones the more frequent.
+
+        seen: items that are left out, by user. Raises DataError for a model that does not rank items for users.
+        """
+        user, item = self.user_and_item()
+        rows, first = torch.from_numpy(user.features(list(users))), item.first + 1
+        self.unknown[user.name] = self.unknown.get(user.name, 0) + int((rows == user.first).sum())
+        catalogue = torch.arange(first, item.end)
+        scores = self.model.scores(rows, catalogue, self.embedding.fields.index(user)).float()
+        for number, one in enumerate(users):
+            had = item.features(list((seen or {}).get(one, ())))
+            scores[number, had[had >= first] - first] = -torch.inf
+        best, places = scores.sort(descending=True, stable=True)
+        assert item.ids is not None, "items have ids"
+        names = item.ids.names()
+        return [
+            [(names[place], value) for place, value in zip(own[:top], values[:top], strict=True) if value > -np.inf]
+            for own, values in zip(places.tolist(), best.tolist(), strict=True)
+        ]
+
+    def user_and_item(self) -> tuple[PackedField, PackedField]:
+        """The two fields of a model that ranks items for users. Raises DataError where it is no such model."""
+        user, fields = self.embedding.told.get("user"), self.embedding.fields
+        if self.task != "topk" or user is None:
+            raise DataError(f"this model is of the task {self.task}; only one of topk ranks items for users")
+        one, other = fields
+        return (one, other) if one.name == user else (other, one)
+
+    def _count(self, ids: np.ndarray) -> None:
+        start = 0
+        for one in self.embedding.fields:
+            end = start + one.columns
+            if one.ids is not None:
+                self.unknown[one.name] = self.unknown.get(one.name, 0) + int((ids[:, start] == one.first).sum())
+            start = end
+
+
+def _built(embedding: PackedEmbedding, told: Mapping[str, Any]) -> Recommender:
+    offsets = (0, *(one.end for one in embedding.fields))
+    return Recommender(
+        FeatureSpace(offsets),
+        build_interaction(told["interaction"], fields=len(embedding.fields), dims=told["dims"]),
+        dims=told["dims"],
+        first_order=told["first_order"],
+        global_bias=0.0 if told["global_bias"] else None,
+        table=cast(EmbeddingTable, PackedLookup(embedding.table)),  # it is only looked up
+    )

@@ -1,0 +1,274 @@
+"""From a finished run to a folder that is shipped, and from that to scores: those of the trained model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dnis_lightning import export, predict, recommend
+from dnis_lightning.blueprint import rebuild
+from dnis_lightning.data.mapping import RawMapping
+from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.serving import Predictor
+from tests.command import TINY, dnis, result_of
+
+SHORT = (
+    "data.batch_size=256",
+    "search.base_dim=4",
+    "search.blocks=3",
+    "search.rates=[2,4]",
+    "search.search_epochs=2",
+    "search.least_epochs=1",
+    "prune.finetune_epochs=1",
+    "trainer.max_epochs=2",
+    "trainer.threads=1",
+)
+Run = tuple[Path, dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def clicks() -> pa.Table:
+    """1,500 clicks: ids with leading zeros, prices and tags that may be missing; the last 300 are the test."""
+    rng = np.random.default_rng(0)
+    user, rows = rng.integers(0, 40, 1500), 1500
+    price = [
+        None if gone else round(float(x), 3)
+        for x, gone in zip(rng.exponential(9, rows), rng.random(rows) < 0.1, strict=True)
+    ]
+    tags = ["|".join(f"t{tag}" for tag in rng.integers(0, 12, rng.integers(0, 4))) for _ in range(rows)]
+    clicked = (rng.random(rows) < 1 / (1 + np.exp(-rng.normal(size=50)[user]))).astype(int)
+    part = np.repeat(["train", "search", "select", "test"], [1000, 100, 100, 300])
+    names = [f"{one:04d}" for one in user]
+    names[1499] = "nobody"
+    return pa.table({"user": names, "price": price, "tags": tags, "clicked": clicked, "part": part})
+
+
+@pytest.fixture(scope="module")
+def of_clicks(clicks: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("clicks")
+    pa.csv.write_csv(clicks, place / "clicks.csv")
+    columns = (
+        "data.label=clicked",
+        "data.split=column",
+        "data.split_column=part",
+        "data.multi=[tags]",
+        "data.numeric=[price]",
+    )
+    return result_of(dnis(place, "data=table", f"data.path={place}/clicks.csv", "data.task=ctr", *columns, *SHORT))
+
+
+def said_by(main: object, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(one) for one in arguments])  # type: ignore[operator]
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def logloss(scores: np.ndarray, clicked: np.ndarray) -> float:
+    return float(-np.log(np.where(clicked == 1, scores.astype(np.float64), 1 - scores.astype(np.float64))).mean())
+
+
+@pytest.mark.parametrize("budget", ["cr:2", "cr:4", "unpruned"])
+def test_a_file_is_scored_as_the_run_evaluates(
+    of_clicks: Run, clicks: pa.Table, budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, result = of_clicks
+    ship, test = tmp_path / "ship", clicks.slice(1200)
+    assert said_by(export.main, capsys, folder, "--to", ship, "--budget", budget, "--dtype", "fp32")[0] == 0
+    pa.csv.write_csv(test.select(["tags", "part", "user", "price"]), tmp_path / "test.csv")
+    code, _, err = said_by(predict.main, capsys, ship, tmp_path / "test.csv", "--to", tmp_path / "scores.csv")
+    assert (code, err.splitlines()[-1]) == (0, "300 rows; ids without a row of their own: 1 of user")
+    scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
+    told = {"unpruned": result["unpruned"]} | {cut["budget"]: cut for cut in result["pruned"]}  # type: ignore[attr-defined]
+    wanted = told[budget]["metrics"]["test/logloss"]  # type: ignore[index]
+    assert logloss(scores, test["clicked"].to_numpy()) == pytest.approx(wanted, abs=1e-6)
+
+    batch = RawMapping.load(folder).encode({one: test[one] for one in ("user", "price", "tags")})
+    model = rebuild(folder, None if budget == "unpruned" else budget)
+    with torch.no_grad():
+        np.testing.assert_allclose(scores, model(batch).logits.sigmoid().numpy(), atol=1e-6)
+
+
+def test_text_and_parquet_are_scored_alike(of_clicks: Run, clicks: pa.Table, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    ship, test = tmp_path / "ship", clicks.slice(1200)
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "int8"]) == 0
+    lists = pa.array([[tag for tag in tags.split("|") if tag] for tags in test["tags"].to_pylist()])
+    pq.write_table(test.set_column(2, "tags", lists), tmp_path / "rows.parquet")
+    pa.csv.write_csv(test, tmp_path / "rows.csv")
+    headless = "\n".join((tmp_path / "rows.csv").read_text().replace('"', "").replace(",", "\t").splitlines()[1:])
+    (tmp_path / "rows.txt").write_text(headless + "\n")
+    columns = ["--separator", "tab", "--columns", "user,price,tags,clicked,part"]
+    found = []
+    for name, more in (("rows.parquet", []), ("rows.csv", []), ("rows.txt", columns)):
+        to = tmp_path / f"{name}.scores"
+        assert predict.main([str(ship), str(tmp_path / name), "--to", str(to), *more]) == 0
+        found.append(np.loadtxt(to, skiprows=1))
+    assert len(found[0]) == 300
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_the_type_is_chosen_by_the_select_rows(
+    of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, result = of_clicks
+    bytes_of = {}
+    for tolerance in ("0", "10"):
+        ship = tmp_path / f"ship{tolerance}"
+        code, out, _ = said_by(export.main, capsys, folder, "--to", ship, "--budget", "cr:2", "--tolerance", tolerance)
+        assert code == 0
+        assert out.splitlines()[-1] == str(ship)
+        embedding = PackedEmbedding.open(ship)
+        bytes_of[tolerance] = (ship / "table.safetensors").stat().st_size
+        assert f"cr:2: {embedding.table.layout.name}, {embedding.table.values.dtype}" in out
+        exact = result["pruned"][0]["metrics"]["select/auc"]  # type: ignore[index]
+        assert embedding.told["select"]["select/auc"] >= (exact if tolerance == "0" else 0)
+    assert bytes_of["10"] < bytes_of["0"] or PackedEmbedding.open(tmp_path / "ship0").table.values.dtype != "fp32"
+    assert bytes_of["10"] < result["pruned"][0]["bytes"]  # type: ignore[index]
+
+
+def test_without_its_data_a_run_is_exported_in_a_type_that_is_named(
+    of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_clicks
+    source = folder.parents[2] / "clicks.csv"
+    source.rename(source.with_suffix(".gone"))
+    try:
+        code, _, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", "--budget", "cr:2")
+        assert code == 1
+        assert "the type of numbers is chosen by the run's data, which cannot be read here" in err
+        assert "--dtype fp32 needs none" in err
+        assert not (tmp_path / "ship").exists()
+        assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "bf16"]) == 0
+    finally:
+        source.with_suffix(".gone").rename(source)
+
+
+def test_a_gated_model_of_projected_rows_is_scored_as_it_was(tmp_path: Path) -> None:
+    folder, _ = result_of(dnis(tmp_path, *TINY, "search=mde", "model=deepfm"))
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--dtype", "fp32"]) == 0
+    raw = {f"field{one}": pa.array([str(n) for n in range(40)] + ["nobody"]) for one in range(2)}
+    mapping = RawMapping.load(folder)
+    assert mapping.columns == tuple(raw)
+    with torch.no_grad():
+        wanted = rebuild(folder)(mapping.encode(raw)).logits.numpy()
+    np.testing.assert_allclose(Predictor.open(tmp_path / "ship").scores(raw), wanted, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def of_log(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """50 users had 8 of 25 items each, by their taste."""
+    place, rng = tmp_path_factory.mktemp("log"), np.random.default_rng(0)
+    affinity = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 25)) * 2 + rng.gumbel(size=(50, 25))
+    had = np.argsort(-affinity, axis=1)[:, :8]
+    lines = [f"i{item},u{user},{when}" for user, items in enumerate(had) for when, item in enumerate(items)]
+    (place / "log.csv").write_text("\n".join(["what,who,when", *lines]) + "\n")
+    keys = ("data.task=topk", "data.label=null", "data.fields=[what,who]", "data.user=who", "data.time=when")
+    more = ("data.split=leave_one_out", "data.top=[3]", "model=neumf", "trainer.max_epochs=4")
+    return result_of(dnis(place, "data=table", "data.path=log.csv", *SHORT, *keys, *more))
+
+
+def test_recommended_items_give_the_metrics_of_the_run(
+    of_log: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, result = of_log
+    ship, place = tmp_path / "ship", folder.parents[2]
+    assert said_by(export.main, capsys, folder, "--to", ship, "--budget", "cr:2", "--dtype", "fp32")[0] == 0
+    rows = list(csv.DictReader((place / "log.csv").open()))
+    last = {row["who"]: row["what"] for row in rows if row["when"] == "7"}
+    (tmp_path / "seen.csv").write_text(
+        "who,what\n" + "".join(f"{row['who']},{row['what']}\n" for row in rows if row["when"] != "7")
+    )
+    users = [word for user in last for word in ("--user", user)]
+    code, out, err = said_by(recommend.main, capsys, ship, *users, "--top", 3, "--seen", tmp_path / "seen.csv")
+    assert (code, err) == (0, "")
+    found: dict[str, list[str]] = {}
+    for row in csv.DictReader(out.splitlines()):
+        found.setdefault(row["who"], []).append(row["what"])
+    assert all(len(items) == 3 for items in found.values())
+    hits = np.mean([last[user] in found[user] for user in last])
+    assert hits == pytest.approx(result["pruned"][0]["metrics"]["test/hr@3"], abs=1e-6)  # type: ignore[index]
+
+
+def test_a_stranger_gets_what_suits_all_others(of_log: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = of_log
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    capsys.readouterr()
+    code, out, err = said_by(recommend.main, capsys, tmp_path / "ship", "--user", "nobody", "--user", "u3", "--top", 99)
+    assert code == 0
+    assert err == "1 of 2 users have no row of their own: theirs is that of all others\n"
+    scores = [float(row["score"]) for row in csv.DictReader(out.splitlines()) if row["who"] == "nobody"]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 25, "all that there are"
+
+
+def _told(folder: Path, **changed: object) -> None:
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(told | changed))
+
+
+def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = of_clicks
+    ship, rows = tmp_path / "ship", tmp_path / "rows.csv"
+    for arguments, says in [
+        ((folder, "--to", ship), "it has several cuts; choose with --budget: cr:2, cr:4, unpruned"),
+        ((folder, "--to", ship, "--budget", "cr:9"), "--budget cr:9: .* has no such cut, only cr:2, cr:4, unpruned"),
+        ((folder, "--to", folder), "it is there already; name a new folder with --to"),
+        ((tmp_path, "--to", ship), "no result.json that can be read; name the folder of a finished run"),
+        ((folder, "--to", ship, "--tolerance", -1), "--tolerance -1.0: expected a share, 0 or above"),
+        ((folder,), "--to; see python -m dnis_lightning.export --help"),
+        ((folder, "--to", ship, "--dtype", "fp8"), "fp8"),
+    ]:
+        code, _, err = said_by(export.main, capsys, *arguments)
+        assert code == 1
+        assert re.search(says, err), err
+        assert not ship.exists()
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    rows.write_text("user,price,tag\n0001,3,t1\n")
+    (tmp_path / "bad.csv").write_text("user,price,tags\n0001,3,t1\n0002,cheap,t1\n")
+    for arguments, says in [
+        ((ship, rows), "rows.csv: no column tags, which the model takes; it has user, price, tag"),
+        ((ship, tmp_path / "bad.csv"), "bad.csv:3: price is 'cheap', expected a number"),
+        ((ship, tmp_path / "none.csv"), r"none.csv: cannot be read \(No such file or directory\)"),
+        ((ship, rows, "--to", tmp_path), "this is a folder; name a file"),
+        ((folder / "embedding" / "cr-2", rows), "an embedding without its model"),
+        ((tmp_path / "none", rows), "not a packed embedding that can be read"),
+    ]:
+        code, _, err = said_by(
+            predict.main, capsys, *arguments, *(() if "--to" in arguments else ("--to", tmp_path / "to.csv"))
+        )
+        assert code == 1
+        assert re.search(says, err), err
+        assert not (tmp_path / "to.csv").exists()
+    for arguments, says in [
+        ((ship, "--user", "0001"), "this model is of the task ctr; only one of topk ranks items for users"),
+        ((ship, "--user", "0001", "--top", 0), "--top 0: expected 1 or more"),
+    ]:
+        code, _, err = said_by(recommend.main, capsys, *arguments)
+        assert (code, says in err) == (1, True)
+
+
+def test_weights_that_do_not_go_with_the_model_are_refused(
+    of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_clicks
+    ship = tmp_path / "ship"
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    told = json.loads((ship / "manifest.json").read_text())
+    _told(ship, model={**told["model"], "first_order": False})
+    code, _, err = said_by(predict.main, capsys, ship, "rows.csv")
+    assert code == 1
+    assert "export the run again" in err
+    content = bytearray((ship / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (ship / "model.safetensors").write_bytes(content)
+    assert "model.safetensors has another checksum" in said_by(predict.main, capsys, ship, "rows.csv")[2]
