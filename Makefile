@@ -10,7 +10,7 @@ TESTS ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format bench results cost preparation ncf wheel clean
+.PHONY: help install run test test-all check format bench results cost preparation ncf packed wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ preparation: install ## time, memory and disk from Criteo's text to batches (wri
 
 ncf: install ## GMF, MLP and NeuMF against NCF's figures (an hour; ARGS=ncf_test_negatives.csv, DNIS_DATA the folder of the raw data)
 	$(BIN)/python -m benchmarks.ncf $(ARGS)
+
+packed: install ## time and memory of looking rows up in packed tables (three minutes)
+	$(BIN)/python -m benchmarks.packed $(ARGS)
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -148,17 +148,17 @@ class PackedTable:
         """(N, K) float32: all rows, those of blocks with a projection not yet widened."""
         return replace(self, projections=None).rows(np.arange(self.features))
 
-    def save(self, path: Path) -> None:
-        """Write its file."""
-        write_tensors(path, self._tensors, self._told)
+    def save(self, path: Path | str) -> None:
+        """Write its file, whole or not at all."""
+        write_tensors(Path(path), self._tensors, self._told)
 
     @classmethod
-    def load(cls, path: Path) -> PackedTable:
+    def load(cls, path: Path | str) -> PackedTable:
         """What `save` wrote, memory-mapped.
 
         Raises OSError, ValueError, KeyError or TypeError where the file is absent, damaged or something else.
         """
-        tensors, told = map_tensors(path)
+        tensors, told = map_tensors(Path(path))
         if told.get("format") != _FORMAT:
             raise ValueError("no packed table")
         if told["version"] != _VERSION:
