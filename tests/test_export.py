@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dnis_lightning import export, predict, recommend
+from dnis_lightning import export, plain_files, predict, recommend
 from dnis_lightning.blueprint import rebuild
 from dnis_lightning.data.mapping import RawMapping
 from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.serving import Predictor
-from tests.command import TINY, dnis, result_of
+from tests.command import TINY, TINY_DNIS, dnis, result_of
 
 SHORT = (
     "data.batch_size=256",
@@ -129,7 +129,7 @@ def test_the_type_is_chosen_by_the_select_rows(
         assert out.splitlines()[-1] == str(ship)
         embedding = PackedEmbedding.open(ship)
         bytes_of[tolerance] = (ship / "table.safetensors").stat().st_size
-        assert f"cr:2: {embedding.table.layout.name}, {embedding.table.values.dtype}" in out
+        assert f"(cr:2: {embedding.table.layout.name}, {embedding.table.values.dtype}" in out
         exact = result["pruned"][0]["metrics"]["select/auc"]  # type: ignore[index]
         assert embedding.told["select"]["select/auc"] >= (exact if tolerance == "0" else 0)
     assert bytes_of["10"] < bytes_of["0"] or PackedEmbedding.open(tmp_path / "ship0").table.values.dtype != "fp32"
@@ -227,6 +227,11 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
         ((folder, "--to", ship, "--tolerance", -1), "--tolerance -1.0: expected a share, 0 or above"),
         ((folder,), "--to; see python -m dnis_lightning.export --help"),
         ((folder, "--to", ship, "--dtype", "fp8"), "fp8"),
+        ((folder, "--to", ship, "--dtype", "int8", "--tolerance", 1), "nothing reads it with --dtype int8"),
+        (
+            (folder, "--to", ship, "--format", "dense", "--layout", "csr"),
+            "--layout: nothing reads it with",
+        ),
     ]:
         code, _, err = said_by(export.main, capsys, *arguments)
         assert code == 1
@@ -272,3 +277,71 @@ def test_weights_that_do_not_go_with_the_model_are_refused(
     content[-1] ^= 1
     (ship / "model.safetensors").write_bytes(content)
     assert "model.safetensors has another checksum" in said_by(predict.main, capsys, ship, "rows.csv")[2]
+
+
+def rows_of_plain_files(folder: Path, features: np.ndarray) -> np.ndarray:
+    """What a system would do that knows the files of --format structured alone."""
+    told = json.loads((folder / "tables.json").read_text())
+    table_of, row_of = np.load(folder / told["table_of"]), np.load(folder / told["row_of"])
+    rows = np.zeros((len(features), told["dims"]), dtype=np.float32)
+    for number, one in enumerate(told["tables"]):
+        mine = np.flatnonzero(table_of[features] == number)
+        found = np.load(folder / one["file"])
+        assert found.shape == (one["rows"], one["dims"])
+        narrow = found[row_of[features[mine]]]
+        if "projection" in one:
+            rows[mine] = narrow @ np.load(folder / one["projection"])
+        else:
+            rows[np.ix_(mine, one["columns"])] = narrow
+    return rows
+
+
+def test_plain_arrays_are_the_table(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = of_clicks
+    embedding = PackedEmbedding.open(folder / "embedding" / "cr-2")
+    everything = np.arange(embedding.table.features)
+    for form in ("dense", "structured"):
+        to = tmp_path / form
+        code, out, _ = said_by(export.main, capsys, folder, "--to", to, "--budget", "cr:2", "--format", form)
+        assert code == 0
+        assert "the table as dense fp32" in out
+        told = json.loads((to / "tables.json").read_text())
+        assert told["features"] == len(everything)
+        assert told["run"]["budget"] == "cr:2"
+        ids = pq.read_table(to / told["ids"]).to_pylist()
+        for one in ids[:: max(len(ids) // 20, 1)]:
+            assert embedding.features(one["field"], [one["id"]])[0] == one["row"]
+        assert {one["field"] for one in ids} == {"user", "tags"}
+    assert np.array_equal(np.load(tmp_path / "dense" / "weight.npy"), embedding.rows(everything))
+    assert np.array_equal(rows_of_plain_files(tmp_path / "structured", everything), embedding.rows(everything))
+
+
+def test_blocks_of_whole_dimensions_are_small_tables(tmp_path: Path) -> None:
+    folder, result = result_of(dnis(tmp_path, *TINY_DNIS, "prune=gates"))
+    assert export.main([str(folder), "--to", str(tmp_path / "out"), "--budget", "cr:2", "--format", "structured"]) == 0
+    told = json.loads((tmp_path / "out" / "tables.json").read_text())
+    assert len(told["tables"]) <= result["blocks"]
+    assert sum(one["rows"] * one["dims"] for one in told["tables"]) == result["pruned"][0]["kept"]
+
+
+def test_projections_are_files_of_their_own(tmp_path: Path) -> None:
+    folder, _ = result_of(dnis(tmp_path, *TINY, "search=mde"))
+    for form in ("dense", "structured"):
+        assert export.main([str(folder), "--to", str(tmp_path / form), "--format", form]) == 0
+    wanted = PackedEmbedding.open(folder / "embedding" / "unpruned").rows(everything := np.arange(120))
+    assert list((tmp_path / "structured").glob("projection*.npy"))
+    np.testing.assert_allclose(rows_of_plain_files(tmp_path / "structured", everything), wanted, atol=1e-6)
+    assert np.array_equal(np.load(tmp_path / "dense" / "weight.npy")[:120], wanted)
+
+
+def test_a_cut_of_single_entries_makes_no_small_tables(
+    of_clicks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plain_files, "MOST_TABLES", 3)
+    folder, _ = of_clicks
+    code, _, err = said_by(
+        export.main, capsys, folder, "--to", tmp_path / "o", "--budget", "cr:2", "--format", "structured"
+    )
+    assert code == 1
+    assert re.search(r"in \d+ different sets of dimensions, of which there may be 3; prune.by=gates", err)
+    assert not (tmp_path / "o").exists()

@@ -21,7 +21,7 @@ FLOORS = (
     {"recommender"},
     {"search"},
     {"training"},
-    {"settings", "report", "shipping", "evaluation"},
+    {"settings", "report", "shipping", "evaluation", "plain_files"},
     {"config"},
     {"blueprint"},
     {"build", "result", "spread", "serving"},

@@ -2,11 +2,13 @@
 
 python -m dnis_lightning.export outputs/movielens-1m-mf-dnis/20260101-120000-0-s0 --budget cr:10 --to ship/
 python -m dnis_lightning.export RUN --to ship/ --dtype fp16 --layout csr
+python -m dnis_lightning.export RUN --to tables/ --format structured
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, get_args
 from dnis_lightning.arguments import Parser, run_tool
 from dnis_lightning.errors import UserError
 from dnis_lightning.measures import headline
+from dnis_lightning.packed.embedding import TABLE
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
+from dnis_lightning.shipping import Format, Wanted
 
-if TYPE_CHECKING:  # torch and Hydra load only once the words are known to be good
+if TYPE_CHECKING:
     from dnis_lightning.exporting import Exported
 
 
@@ -37,39 +41,54 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder to write to")
     parser.add_argument("--budget", help="which cut, as cr:10, or unpruned; not needed where there is but one cut")
     parser.add_argument(
-        "--layout", choices=("auto", *get_args(LayoutName)), default="auto", help="auto: the smallest (default)"
+        "--format",
+        choices=get_args(Format),
+        default="packed",
+        help="packed (default); or the table as plain arrays: dense, or structured, one for each set of dimensions",
     )
+    parser.add_argument("--layout", choices=("auto", *get_args(LayoutName)), help="auto (default): the smallest")
     parser.add_argument(
         "--dtype",
         choices=("auto", *get_args(DTypeName)),
-        default="auto",
         help="of the values; auto (default): the smallest that is no worse on the select rows than --tolerance says",
     )
-    parser.add_argument(
-        "--tolerance", type=float, default=0.001, help="a share of the metric that decides (default: 0.001)"
-    )
+    parser.add_argument("--tolerance", type=float, help="a share of the metric that decides (default: 0.001)")
     return parser
 
 
 def _export(given: argparse.Namespace) -> None:
-    if not given.tolerance >= 0:
-        raise UserError(f"--tolerance {given.tolerance}: expected a share, 0 or above")
-    from dnis_lightning.exporting import Wanted, export
+    wanted = _wanted(given)
+    from dnis_lightning.exporting import export  # torch and Hydra load once the words are known to be good
     from dnis_lightning.folder import RunFolder, logging_early
 
-    layout, dtype = (None if one == "auto" else one for one in (given.layout, given.dtype))
     with logging_early():
-        made = export(RunFolder(given.run), given.to, Wanted(given.budget, layout, dtype, given.tolerance))
+        made = export(RunFolder(given.run), given.to, wanted)
     print(_report(made))
     print(given.to)
 
 
+def _wanted(given: argparse.Namespace) -> Wanted:
+    """Raises UserError for options that contradict each other."""
+    tolerance = 0.001 if given.tolerance is None else given.tolerance
+    if not 0 <= tolerance < math.inf:
+        raise UserError(f"--tolerance {tolerance}: expected a share, 0 or above")
+    if given.tolerance is not None and given.dtype not in (None, "auto"):
+        raise UserError(f"--tolerance: nothing reads it with --dtype {given.dtype}; leave one of the two out")
+    if given.format == "packed":
+        layout, dtype = (None if one == "auto" else one for one in (given.layout, given.dtype))
+        return Wanted("packed", given.budget, layout, dtype, tolerance)
+    for name in ("layout", "dtype", "tolerance"):
+        if getattr(given, name) is not None:
+            raise UserError(f"--{name}: nothing reads it with --format {given.format}; it is of packed")
+    return Wanted(given.format, given.budget, None, "fp32")
+
+
 def _report(made: Exported) -> str:
     """Bytes by part, the same table in other forms, and the metrics of what is shipped."""
-    table = made.table
-    lines = [(f"{made.budget}: {table.layout.name}, {table.values.dtype}", table.bytes)]
-    lines += [(f"  {part}", size) for part, size in table.parts.items()]
-    lines += [(name, size) for name, size in made.files.items() if name != "table.safetensors"]
+    table, lines = made.table, [(name, size) for name, size in made.files.items() if name != TABLE]
+    if TABLE in made.files:
+        head = (f"{TABLE} ({made.budget}: {table.layout.name}, {table.values.dtype})", table.bytes)
+        lines = [head, *((f"  {part}", size) for part, size in table.parts.items()), *lines]
     lines += [(f"the table as {name}", size) for name, size in made.others.items()]
     width = max(len(name) for name, _ in lines)
     rows = [f"{name:<{width}}  {size / 2**20:>12,.3f} MiB" for name, size in lines]

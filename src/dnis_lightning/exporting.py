@@ -18,28 +18,14 @@ from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.measures import cost
 from dnis_lightning.packed import PackedEmbedding, PackedTable
-from dnis_lightning.packed.layouts import LayoutName
-from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.paths import whole_folder
+from dnis_lightning.plain_files import write_dense, write_structured
 from dnis_lightning.recommender import GATES, Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.serving import save_model
-from dnis_lightning.shipping import Shipping
+from dnis_lightning.shipping import Shipping, Wanted
 
 Metrics = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to export: a cut by its budget, or `unpruned`; None for the only one there is.
-
-    layout, dtype, tolerance: see `Shipping`.
-    """
-
-    budget: str | None = None
-    layout: LayoutName | None = None
-    dtype: DTypeName | None = None
-    tolerance: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,8 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     budget = _budget(run, result, wanted.budget)
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
     scheme, rest = _scheme_and_rest(run, blueprint, budget)
-    shipping = Shipping(blueprint.block_of, wanted.layout, wanted.dtype, wanted.tolerance)
+    layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
+    shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
     if wanted.dtype is None:
         table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
     else:
@@ -81,7 +68,11 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     of_run |= {"run": {**one.told["run"], "budget": budget}, "select": metrics}
     with whole_folder(to) as part:
         of_run["model"] = save_model(part, blueprint, rest)
-        PackedEmbedding(table, one.fields).save(part, of_run)
+        if wanted.format == "packed":
+            PackedEmbedding(table, one.fields).save(part, of_run)
+        else:
+            write = write_dense if wanted.format == "dense" else write_structured
+            write(part, table, one.fields, of_run)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     dense = 4 * scheme.features * scheme.base_dim
     return Exported(budget, table, metrics, files, {"dense fp32": dense, "COO fp32": scheme.coo_bytes})

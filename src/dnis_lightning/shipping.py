@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,23 @@ from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.paths import whole_folder
 from dnis_lightning.scheme import Scheme
 
+Format = Literal["packed", "dense", "structured"]
 Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export: a cut by its budget, or `unpruned`; None for the only one there is.
+
+    format: `packed`, or the table as plain arrays of fp32, `dense` or `structured`: see `plain_files`.
+    layout, dtype, tolerance: of `packed`, see `Shipping`.
+    """
+
+    format: Format = "packed"
+    budget: str | None = None
+    layout: LayoutName | None = None
+    dtype: DTypeName | None = None
+    tolerance: float = 0.001
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,13 @@ class Projections:
         kind = np.min_scalar_type(int(block.max(initial=0)))
         return cls(dict(matrices), first.astype(np.uint32), block[first].astype(kind))
 
+    def blocks(self, features: np.ndarray) -> np.ndarray:
+        """(n,) the number of each feature's block, plus one, where that has a projection; else 0."""
+        return self.block[np.searchsorted(self.first, features, side="right") - 1]
+
     def apply(self, rows: np.ndarray, features: np.ndarray) -> None:
         """Widen rows (n, C · K) of features (n,), in place."""
-        block = self.block[np.searchsorted(self.first, features, side="right") - 1]
+        block = self.blocks(features)
         for number, matrix in self.matrices.items():
             mine = np.flatnonzero(block == number + 1)
             copies = rows.shape[1] // matrix.shape[1]
