@@ -316,6 +316,20 @@ def test_plain_arrays_are_the_table(of_clicks: Run, tmp_path: Path, capsys: pyte
     assert np.array_equal(rows_of_plain_files(tmp_path / "structured", everything), embedding.rows(everything))
 
 
+def test_the_graph_of_a_run_scores_its_test_rows(of_clicks: Run, clicks: pa.Table, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder, result = of_clicks
+    arguments = ["--budget", "cr:2", "--format", "onnx", "--dtype", "fp32"]
+    assert export.main([str(folder), "--to", str(tmp_path / "graph"), *arguments]) == 0
+    told = json.loads((tmp_path / "graph" / "tables.json").read_text())
+    batch = RawMapping.load(folder).encode(clicks.slice(1200))
+    session = onnxruntime.InferenceSession(tmp_path / "graph" / told["onnx"], providers=["CPUExecutionProvider"])
+    found = session.run([told["output"]], {"ids": batch.ids.numpy(), "values": batch.values.numpy()})[0]
+    wanted = result["pruned"][0]["metrics"]["test/logloss"]  # type: ignore[index]
+    assert logloss(found, clicks["clicked"].to_numpy()[1200:]) == pytest.approx(wanted, abs=1e-5)
+    assert sorted(path.name for path in (tmp_path / "graph").iterdir()) == ["ids.parquet", "model.onnx", "tables.json"]
+
+
 def test_blocks_of_whole_dimensions_are_small_tables(tmp_path: Path) -> None:
     folder, result = result_of(dnis(tmp_path, *TINY_DNIS, "prune=gates"))
     assert export.main([str(folder), "--to", str(tmp_path / "out"), "--budget", "cr:2", "--format", "structured"]) == 0

@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=get_args(Format),
         default="packed",
-        help="packed (default); or the table as plain arrays: dense, or structured, one for each set of dimensions",
+        help="packed (default); onnx: the whole predictor as a graph; or the table as plain arrays: dense, or "
+        "structured, one for each set of dimensions",
     )
     parser.add_argument("--layout", choices=("auto", *get_args(LayoutName)), help="auto (default): the smallest")
     parser.add_argument(
@@ -74,13 +75,12 @@ def _wanted(given: argparse.Namespace) -> Wanted:
         raise UserError(f"--tolerance {tolerance}: expected a share, 0 or above")
     if given.tolerance is not None and given.dtype not in (None, "auto"):
         raise UserError(f"--tolerance: nothing reads it with --dtype {given.dtype}; leave one of the two out")
-    if given.format == "packed":
-        layout, dtype = (None if one == "auto" else one for one in (given.layout, given.dtype))
-        return Wanted("packed", given.budget, layout, dtype, tolerance)
+    read = {"packed": ("layout", "dtype", "tolerance"), "onnx": ("dtype", "tolerance")}.get(given.format, ())
     for name in ("layout", "dtype", "tolerance"):
-        if getattr(given, name) is not None:
-            raise UserError(f"--{name}: nothing reads it with --format {given.format}; it is of packed")
-    return Wanted(given.format, given.budget, None, "fp32")
+        if getattr(given, name) is not None and name not in read:
+            raise UserError(f"--{name}: nothing reads it with --format {given.format}; leave it out")
+    layout, dtype = (None if one == "auto" else one for one in (given.layout, given.dtype))
+    return Wanted(given.format, given.budget, layout, dtype if "dtype" in read else "fp32", tolerance)
 
 
 def _report(made: Exported) -> str:

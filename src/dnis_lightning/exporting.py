@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from dnis_lightning import build
 from dnis_lightning.blueprint import Blueprint, load_best, pruned_model
@@ -17,12 +18,14 @@ from dnis_lightning.config import settings_of
 from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.measures import cost
+from dnis_lightning.onnx_file import write_onnx
 from dnis_lightning.packed import PackedEmbedding, PackedTable
+from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.paths import whole_folder
-from dnis_lightning.plain_files import write_dense, write_structured
+from dnis_lightning.plain_files import write_dense, write_described, write_structured
 from dnis_lightning.recommender import GATES, Recommender
 from dnis_lightning.scheme import Scheme
-from dnis_lightning.serving import save_model
+from dnis_lightning.serving import WEIGHTS, Predictor, described
 from dnis_lightning.shipping import Shipping, Wanted
 
 Metrics = dict[str, Any]
@@ -66,16 +69,24 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     one = PackedEmbedding.open(next(iter(sorted((run.path / "embedding").iterdir()))))
     of_run = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
     of_run |= {"run": {**one.told["run"], "budget": budget}, "select": metrics}
+    of_run["model"] = described(blueprint)
     with whole_folder(to) as part:
-        of_run["model"] = save_model(part, blueprint, rest)
-        if wanted.format == "packed":
-            PackedEmbedding(table, one.fields).save(part, of_run)
+        if wanted.format == "onnx":
+            predictor = Predictor.of(PackedEmbedding(table, one.fields, of_run), rest)
+            write_described(part, table, one.fields, {**of_run, **write_onnx(part, predictor)})
         else:
-            write = write_dense if wanted.format == "dense" else write_structured
-            write(part, table, one.fields, of_run)
+            save_file({name: tensor.contiguous() for name, tensor in rest.items()}, part / WEIGHTS)
+            _WRITERS[wanted.format](part, table, one.fields, of_run)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     dense = 4 * scheme.features * scheme.base_dim
     return Exported(budget, table, metrics, files, {"dense fp32": dense, "COO fp32": scheme.coo_bytes})
+
+
+def _write_packed(folder: Path, table: PackedTable, fields: Sequence[PackedField], more: Mapping[str, Any]) -> None:
+    PackedEmbedding(table, tuple(fields)).save(folder, more)
+
+
+_WRITERS = {"packed": _write_packed, "dense": write_dense, "structured": write_structured}
 
 
 def _chosen(

@@ -30,7 +30,7 @@ def write_dense(folder: Path, table: PackedTable, fields: Sequence[PackedField],
     weight.flush()
     columns = list(range(table.dims))
     tables = [{"file": "weight.npy", "rows": table.features, "dims": table.dims, "columns": columns}]
-    _write_rest(folder, table, fields, {"tables": tables, **more})
+    write_described(folder, table, fields, {"tables": tables, **more})
 
 
 def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedField], more: Mapping[str, Any]) -> None:
@@ -55,7 +55,9 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
             np.save(folder / tables[-1]["projection"], table.projections.matrices[block - 1])
     np.save(folder / "table_of.npy", table_of.astype(np.uint16))
     np.save(folder / "row_of.npy", row_of)
-    _write_rest(folder, table, fields, {"tables": tables, "table_of": "table_of.npy", "row_of": "row_of.npy", **more})
+    write_described(
+        folder, table, fields, {"tables": tables, "table_of": "table_of.npy", "row_of": "row_of.npy", **more}
+    )
 
 
 def _groups(layout: Blocks, table: PackedTable) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +75,8 @@ def _groups(layout: Blocks, table: PackedTable) -> tuple[np.ndarray, np.ndarray]
     return np.stack([found // most, found % most], axis=1), table_of
 
 
-def _write_rest(folder: Path, table: PackedTable, fields: Sequence[PackedField], told: Mapping[str, Any]) -> None:
-    """ids.parquet: field, id, row of every raw id; tables.json."""
+def write_described(folder: Path, table: PackedTable, fields: Sequence[PackedField], told: Mapping[str, Any]) -> None:
+    """Write ids.parquet, the row of every raw id: field, id, row; and tables.json, what is where, with `told` in it."""
     kind = pa.schema([("field", pa.string()), ("id", pa.string()), ("row", pa.int64())])
     with pq.ParquetWriter(folder / "ids.parquet", kind, compression="zstd") as writer:
         for one in fields:
@@ -86,6 +88,7 @@ def _write_rest(folder: Path, table: PackedTable, fields: Sequence[PackedField],
         {
             "name": one.name,
             "kind": one.kind,
+            "columns": one.columns,
             "rows": [one.first, one.end],
             "row_of_other_ids": one.first,
             "numbers": None if one.numbers is None else one.numbers.to_json(),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dnis_lightning.blueprint import Blueprint, build_interaction
 from dnis_lightning.data.mapping import RawMapping
@@ -27,9 +27,8 @@ WEIGHTS = "model.safetensors"
 """The file of a shipped folder that has all weights outside the table."""
 
 
-def save_model(folder: Path, blueprint: Blueprint, rest: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Write the weights outside the table; what the manifest has to say of the model."""
-    save_file({name: tensor.contiguous() for name, tensor in rest.items()}, folder / WEIGHTS)
+def described(blueprint: Blueprint) -> dict[str, Any]:
+    """What a manifest has to say of a model outside its table."""
     return {
         "interaction": blueprint.interaction,
         "dims": blueprint.dims,
@@ -56,14 +55,18 @@ class Predictor:
         """What an export wrote. Raises RunError where that is absent, damaged or an embedding without a model."""
         folder = Path(folder)
         embedding = PackedEmbedding.open(folder, check=check)
-        told = embedding.told.get("model")
-        if told is None:
+        if "model" not in embedding.told:
             raise RunError(f"{folder}: an embedding without its model; python -m dnis_lightning.export RUN writes both")
         try:
-            model = _built(embedding, told)
-            model.load_rest(load_file(folder / WEIGHTS))
+            return cls.of(embedding, load_file(folder / WEIGHTS))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as fault:
             raise RunError(f"{folder}: the model cannot be read ({fault}); export the run again") from fault
+
+    @classmethod
+    def of(cls, embedding: PackedEmbedding, rest: Mapping[str, torch.Tensor]) -> Predictor:
+        """Of an embedding whose `told` has the model, and the weights outside the table."""
+        model = _built(embedding, embedding.told["model"])
+        model.load_rest(rest)
         return cls(model.eval(), embedding, RawMapping.of(embedding), embedding.told["run"]["task"])
 
     @torch.inference_mode()

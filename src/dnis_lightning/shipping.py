@@ -17,7 +17,7 @@ from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.paths import whole_folder
 from dnis_lightning.scheme import Scheme
 
-Format = Literal["packed", "dense", "structured"]
+Format = Literal["packed", "dense", "structured", "onnx"]
 Metrics = Mapping[str, Any]
 
 
@@ -25,8 +25,8 @@ Metrics = Mapping[str, Any]
 class Wanted:
     """What to export: a cut by its budget, or `unpruned`; None for the only one there is.
 
-    format: `packed`, or the table as plain arrays of fp32, `dense` or `structured`: see `plain_files`.
-    layout, dtype, tolerance: of `packed`, see `Shipping`.
+    format: `packed`; `onnx`, see `onnx_file`; or the table as plain arrays of fp32, `dense` or `structured`, see
+    `plain_files`. layout, dtype, tolerance: of the first, and all but the layout of the second, see `Shipping`.
     """
 
     format: Format = "packed"

@@ -1,0 +1,165 @@
+"""A whole predictor as an ONNX graph, the lookup of a packed table inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.table import EmbeddingTable
+from dnis_lightning.errors import RunError
+from dnis_lightning.lookup import Gather
+from dnis_lightning.packed import PackedTable
+from dnis_lightning.packed.layouts import Dense
+from dnis_lightning.packed.numbers import Binned
+from dnis_lightning.packed.values import from_bf16
+
+if TYPE_CHECKING:
+    from dnis_lightning.serving import Predictor
+
+FILE = "model.onnx"
+CLOSE = 1e-5
+"""How far scores may be off those of torch, beside a share as large."""
+
+
+class PaddedLookup(nn.Module):
+    """Rows (…, K) of features (…) by gathering as many entries for each as the widest has, and scattering them.
+
+    ONNX has no lists of different lengths. Values and dimensions are stored as in the layout csr, starts in four bytes.
+    """
+
+    values: Tensor
+    positions: Tensor
+    starts: Tensor
+    scales: Tensor | None
+    first: Tensor
+    block: Tensor
+
+    def __init__(self, table: PackedTable) -> None:
+        super().__init__()
+        indptr, positions, _ = table.entries()
+        if indptr[-1] >= 2**31:
+            raise RunError(f"--format onnx: it takes 2^31 entries at most, the table keeps {indptr[-1]:,}")
+        self.dims, self.dense = table.dims, isinstance(table.layout, Dense)
+        self.widest = int(np.diff(indptr).max(initial=0))
+        padding = np.zeros(0 if self.dense else self.widest, dtype=np.int64)  # what is read beyond the last entry
+        stored = np.append(table.values.stored, padding.astype(table.values.stored.dtype))
+        values = torch.from_numpy(stored.view(np.int16) if table.values.dtype == "bf16" else stored)
+        self.register_buffer("values", values.view(torch.bfloat16) if table.values.dtype == "bf16" else values)
+        if not self.dense:
+            kind = np.uint8 if self.dims <= 256 else np.int16
+            self.register_buffer("positions", torch.from_numpy(np.append(positions, padding).astype(kind)))
+            self.register_buffer("starts", torch.from_numpy(indptr.astype(np.int32)))
+        scales = table.values.scales
+        self.register_buffer("scales", None if scales is None else torch.from_numpy(from_bf16(np.asarray(scales))))
+        made = table.projections
+        self.matrices = {} if made is None else {l: torch.from_numpy(np.array(one)) for l, one in made.matrices.items()}
+        self.register_buffer("first", torch.from_numpy(np.array([0] if made is None else made.first).astype(np.int64)))
+        self.register_buffer("block", torch.from_numpy(np.array([0] if made is None else made.block).astype(np.int64)))
+
+    def forward(self, features: Tensor, gather: Gather | None = None) -> Tensor:
+        """Rows (…, K) float32."""
+        flat = features.reshape(-1)
+        rows = self._rows(flat)
+        if self.matrices:
+            block = self.block[(flat[:, None] >= self.first).sum(1) - 1][:, None]
+            for number, matrix in self.matrices.items():
+                rows = torch.where(block == number + 1, self._widened(rows, matrix), rows)
+        return rows.view(*features.shape, self.dims)
+
+    def _rows(self, features: Tensor) -> Tensor:
+        scales = 1.0 if self.scales is None else self.scales[features][:, None]
+        if self.dense:
+            return self.values.view(-1, self.dims)[features].float() * scales
+        starts = self.starts[features].long()
+        counts = self.starts[features + 1].long() - starts
+        nth = torch.arange(self.widest, device=features.device)
+        places = starts[:, None] + nth
+        values = self.values[places].float() * scales * (nth < counts[:, None])
+        empty = torch.zeros(features.shape[0], self.dims, device=features.device)
+        return empty.scatter_add(1, self.positions[places].long(), values)
+
+    def _widened(self, rows: Tensor, matrix: Tensor) -> Tensor:
+        copies = self.dims // matrix.shape[1]
+        narrow = rows.view(len(rows), copies, -1)[..., : len(matrix) // copies]
+        return torch.einsum("ncd,cdk->nck", narrow, matrix.view(copies, -1, matrix.shape[1])).flatten(1)
+
+
+class _Scorer(nn.Module):
+    """Table rows (B, C) and what multiplies them (B, C), as `RawMapping.encode` gives them → scores (B,)."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model, self.is_click = predictor.model, predictor.task == "ctr"
+        columns = [one.columns for one in predictor.embedding.fields]
+        several = any(one.kind == "multi" for one in predictor.embedding.fields)
+        self.offsets = torch.tensor([0, *np.cumsum(columns)]) if several else None
+
+    def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
+        logits = self.model(Batch(ids, torch.zeros(ids.shape[0]), values, self.offsets)).logits
+        return logits.sigmoid() if self.is_click else logits
+
+
+def write_onnx(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    """Write model.onnx; what tables.json has to say of it.
+
+    Its inputs: ids (B, C) int64, rows of the table, and, where a field has several values or a number,
+    values (B, C) float32, which multiply them. Its output: score (B,).
+    Raises RunError where the extra `onnx` is not installed, or scores of random rows are not those of torch.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch asks for it
+    except ImportError as fault:
+        raise RunError(f"--format onnx: {fault.name} is not installed; pip install 'dnis-lightning[onnx]'") from fault
+    rows = _random_rows(predictor, 1000)
+    scorer = _Scorer(predictor).eval()
+    with torch.inference_mode():
+        wanted = scorer(**rows).numpy()
+    scorer.model.table = cast(EmbeddingTable, PaddedLookup(predictor.embedding.table))
+    _export(scorer, {name: tensor[:3] for name, tensor in rows.items()}, folder / FILE)
+    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: tensor.numpy() for name, tensor in rows.items()})[0]
+    if not np.allclose(found, wanted, rtol=CLOSE, atol=CLOSE):
+        off = np.abs(found - wanted).max()
+        raise RunError(f"--format onnx: scores of random rows are off by {off:g}, so the graph is no use; take packed")
+    inputs = {name: f"{tensor.numpy().dtype} (B, {tensor.shape[1]})" for name, tensor in rows.items()}
+    return {"onnx": FILE, "inputs": inputs, "output": "score"}
+
+
+def _export(scorer: nn.Module, example: dict[str, Tensor], path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    rows = torch.export.Dim("rows")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            scorer,
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes={name: {0: rows} for name in example},
+            input_names=list(example),
+            output_names=["score"],
+            verbose=False,
+        )
+    assert program is not None, "asked for with dynamo"
+    program.save(path)
+
+
+def _random_rows(predictor: Predictor, count: int) -> dict[str, Tensor]:
+    """Ids and, where there are any but ones, values (R, C) within the fields."""
+    rng, fields = np.random.default_rng(0), predictor.embedding.fields
+    ids = [rng.integers(one.first, one.end, (count, one.columns)) for one in fields]
+    rows = {"ids": torch.from_numpy(np.concatenate(ids, axis=1))}
+    plain = [one.kind == "categorical" or isinstance(one.numbers, Binned) for one in fields]
+    if not all(plain):
+        values = [np.where(same, 1, rng.random((count, f.columns))) for f, same in zip(fields, plain, strict=True)]
+        rows["values"] = torch.from_numpy(np.concatenate(values, axis=1).astype(np.float32))
+    return rows
