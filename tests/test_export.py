@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from dnis_lightning import export, plain_files, predict, recommend
 from dnis_lightning.blueprint import rebuild
 from dnis_lightning.data.mapping import RawMapping
 from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.packed.embedding import digest_of
 from dnis_lightning.serving import Predictor
+from dnis_lightning.shipping import write_embedding
 from tests.command import TINY, TINY_DNIS, dnis, result_of
 
 SHORT = (
@@ -212,8 +216,8 @@ def test_a_stranger_gets_what_suits_all_others(of_log: Run, tmp_path: Path, caps
 
 
 def _told(folder: Path, **changed: object) -> None:
-    told = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(told | changed))
+    told = json.loads((folder / "manifest.json").read_text()) | changed
+    (folder / "manifest.json").write_text(json.dumps(told | {"sha256": digest_of(told)}))
 
 
 def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,6 +264,132 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
     ]:
         code, _, err = said_by(recommend.main, capsys, *arguments)
         assert (code, says in err) == (1, True)
+
+
+def test_changed_data_do_not_choose_the_type(
+    clicks: pa.Table, of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_clicks
+    source = folder.parents[2] / "clicks.csv"
+    before = source.read_bytes()
+    try:
+        pa.csv.write_csv(clicks.slice(1), source)
+        code, _, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", "--budget", "cr:2")
+    finally:
+        source.write_bytes(before)
+    assert code == 1
+    assert "its data have changed since" in err
+    assert not (tmp_path / "ship").exists()
+
+
+def test_what_a_kill_has_left_is_no_hindrance(of_clicks: Run, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    (folder / "embedding" / ".cr-2.abc").mkdir()
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    again = tmp_path / "again"
+    (tmp_path / ".again.abc").mkdir()
+    write_embedding(again, PackedEmbedding.open(folder / "embedding" / "cr-2"), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "ship"]
+
+
+def test_a_folder_that_somebody_else_makes_meanwhile_is_left_alone(
+    of_clicks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_clicks
+    save = PackedEmbedding.save
+
+    def slow(self: PackedEmbedding, *arguments: object) -> None:
+        (tmp_path / "ship").mkdir()
+        save(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PackedEmbedding, "save", slow)
+    arguments = (folder, "--to", tmp_path / "ship", "--budget", "cr:2", "--dtype", "fp32")
+    code, out, err = said_by(export.main, capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert "ship: cannot be written (it has been made meanwhile); nothing is written" in err
+    assert not list((tmp_path / "ship").iterdir())
+
+
+def test_ids_are_unknown_that_training_never_saw_and_no_others(of_clicks: Run, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    predictor = Predictor.open(tmp_path / "ship")
+    tags = ["t1|zzz|yyy", "", None, "t2"]
+    predictor.scores({"user": ["", None, "nobody", "0001"], "price": [1.0, None, 2.0, 3.0], "tags": tags})
+    assert predictor.unknown == {"user": 1, "tags": 2}
+
+
+def test_a_model_of_classes_that_nobody_allowed_is_not_made(
+    of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_clicks
+    ship = tmp_path / "ship"
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    told = json.loads((ship / "manifest.json").read_text())["model"]
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    unlink = {"_target_": "os.unlink", "_args_": [str(victim)]}
+    for node in ({"_target_": "pathlib.Path.unlink"}, {**told["interaction"], "more": [unlink]}):
+        _told(ship, model={**told, "interaction": node})
+        code, _, err = said_by(predict.main, capsys, ship, "rows.csv")
+        assert code == 1
+        assert re.search(r"the model is made of (os|pathlib.Path).unlink; if you trust it, allow it: --allow", err)
+        assert victim.exists()
+    _told(ship, model={**told, "interaction": {"_target_": "nowhere.Tower"}})
+    code, _, err = said_by(predict.main, capsys, ship, "rows.csv", "--allow", "nowhere")
+    assert code == 1
+    assert "the model cannot be read" in err
+    assert "Traceback" not in err
+
+
+def test_output_goes_where_it_can(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = of_clicks
+    ship, rows = tmp_path / "ship", tmp_path / "rows.csv"
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    content = "user,price,tags\n0001,3,t1\n0002,,\n"
+    rows.write_text(content)
+    (tmp_path / "file").write_text("")
+    for to, says in [
+        (rows, "this is the file of the rows; name another"),
+        (tmp_path / "file" / "scores.csv", "cannot be written"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+    ]:
+        code, _, err = said_by(predict.main, capsys, ship, rows, "--to", to)
+        assert code == 1
+        assert says in err
+        assert rows.read_text() == content
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert predict.main([str(ship), str(rows), "--to", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "file").read_text().split()) == 3
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert predict.main([str(ship), str(rows), "--to", str(tmp_path / "pipe")]) == 0
+        assert read.result(timeout=30) == (tmp_path / "file").read_text()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_lists_are_no_pairs(of_log: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = of_log
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    pq.write_table(pa.table({"who": ["u1"], "what": [["i1", "i2"]]}), tmp_path / "seen.parquet")
+    code, _, err = said_by(
+        recommend.main, capsys, tmp_path / "ship", "--user", "u1", "--seen", tmp_path / "seen.parquet"
+    )
+    assert code == 1
+    assert "seen.parquet: what is a list column, expected a user and an item in each row" in err
+    code, _, err = said_by(recommend.main, capsys, tmp_path / "ship", "--user", "\udcff")
+    assert (code, "expected text in UTF-8" in err) == (1, True)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "null", "{", '{"pruned": 1, "unpruned": {}}'])
+def test_a_foreign_result_is_named(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "embedding").mkdir()
+    (tmp_path / "result.json").write_text(content)
+    code, _, err = said_by(export.main, capsys, tmp_path, "--to", tmp_path / "ship")
+    assert code == 1
+    assert "no result.json that can be read; name the folder of a finished run" in err
 
 
 def test_weights_that_do_not_go_with_the_model_are_refused(

@@ -19,6 +19,17 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """The option `--allow` of commands that make a model of what a folder names."""
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own whose classes the model is made of; may be given more than once",
+    )
+
+
 def run_tool(work: Callable[[], None], when_stopped: str) -> int:
     """Do the work of a command; 0, or 1 after a sentence on stderr; 128 + n when signal n stops it.
 
@@ -34,6 +45,10 @@ def run_tool(work: Callable[[], None], when_stopped: str) -> int:
     except BrokenPipeError:  # of | head; else Python complains once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as fault:
+        where = fault.filename2 or fault.filename or "standard output"
+        print(f"{where}: cannot be written ({fault.strerror}); {when_stopped}", file=sys.stderr)
+        return 1
     except Terminated:
         return _stopped("terminated", when_stopped, signal.SIGTERM)
     except KeyboardInterrupt:

@@ -122,7 +122,7 @@ def make_feedback(settings: Settings, prepared: Prepared) -> Feedback | None:
 
 def make_evaluation(settings: Settings, prepared: Prepared, task: Task, feedback: Feedback | None) -> Evaluation:
     """What models are evaluated on; feedback: see `make_feedback`."""
-    gpu = settings.trainer.accelerator == "gpu"
+    gpu = settings.trainer.accelerator == "gpu" and torch.cuda.is_available()  # exports may be made elsewhere
     return Evaluation(prepared, task, settings.data.batch_size, feedback, gpu)
 
 

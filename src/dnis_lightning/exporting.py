@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from dnis_lightning import build
 from dnis_lightning.blueprint import Blueprint, load_best, pruned_model
 from dnis_lightning.config import settings_of
+from dnis_lightning.data.mapping import FILE as SCHEMA_FILE
 from dnis_lightning.errors import RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.measures import cost
@@ -66,11 +67,11 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
         table = shipping.packed(scheme, wanted.dtype)
         known = facts["metrics"].items() if facts["dtype"] == wanted.dtype else ()
         metrics = {name: value for name, value in known if name.startswith("select/")}
-    one = PackedEmbedding.open(next(iter(sorted((run.path / "embedding").iterdir()))))
+    one = PackedEmbedding.open(run.embedding((result["pruned"] or [{"budget": "unpruned"}])[0]["budget"]))
     of_run = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
     of_run |= {"run": {**one.told["run"], "budget": budget}, "select": metrics}
     of_run["model"] = described(blueprint)
-    with whole_folder(to) as part:
+    with whole_folder(to, anew=True) as part:
         if wanted.format == "onnx":
             predictor = Predictor.of(PackedEmbedding(table, one.fields, of_run), rest)
             write_described(part, table, one.fields, {**of_run, **write_onnx(part, predictor)})
@@ -101,6 +102,11 @@ def _chosen(
             f"the type of numbers is chosen by the run's data, which cannot be read here: {fault}; "
             "--dtype fp32 needs none"
         ) from fault
+    if prepared.dataset.fingerprint != _fingerprint_of_data(run):
+        raise RunError(
+            f"{run.path}: its data have changed since, so they cannot say which type of numbers will do; --dtype fp32 "
+            "does not ask them"
+        )
     feedback = build.make_feedback(settings, prepared)
     task = build.make_task(settings)
     evaluation = build.make_evaluation(settings, prepared, task, feedback)
@@ -140,8 +146,16 @@ def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str
 def _result_of(run: RunFolder) -> dict[str, Any]:
     try:
         found = json.loads((run.path / "result.json").read_text(encoding="utf-8"))
-        if not (run.path / "embedding").is_dir():
-            raise RunError(f"{run.path}: a run of an earlier version, without embedding/; run the search again")
-        return found
-    except (OSError, ValueError) as fault:
+        _all(found)[-1]["metrics"], found["pruned"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
         raise RunError(f"{run.path}: no result.json that can be read; name the folder of a finished run") from fault
+    if not (run.path / "embedding").is_dir():
+        raise RunError(f"{run.path}: a run of an earlier version, without embedding/; run the search again")
+    return dict(found)
+
+
+def _fingerprint_of_data(run: RunFolder) -> str:
+    try:
+        return str(json.loads((run.path / SCHEMA_FILE).read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise RunError(f"{run.path / SCHEMA_FILE}: cannot be read ({fault}); run the search again") from fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -40,10 +41,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, anew: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it on success and removed on failure.
 
-    If another process made `path` in the meantime, its folder stays and ours is dropped.
+    If another process made `path` in the meantime, its folder stays and ours is dropped; with `anew`, that is a
+    FileExistsError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -52,6 +54,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.chmod(part, 0o777 & ~_umask())
         if not path.exists():
             part.rename(path)
+        elif anew:
+            raise FileExistsError(errno.EEXIST, "it has been made meanwhile", str(path))
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dnis_lightning.data.arrays import ArrayFile
 from dnis_lightning.errors import RunError
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.packed.fields import PackedField
@@ -22,12 +23,13 @@ _ROWS_AT_ONCE = 1 << 16
 
 def write_dense(folder: Path, table: PackedTable, fields: Sequence[PackedField], more: Mapping[str, Any]) -> None:
     """Write weight.npy, (N, K) float32 with projections multiplied in, ids.parquet and tables.json."""
-    shape = (table.features, table.dims)
-    weight = np.lib.format.open_memmap(folder / "weight.npy", mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, table.features, _ROWS_AT_ONCE):
-        some = np.arange(start, min(start + _ROWS_AT_ONCE, table.features))
-        weight[some] = table.rows(some)
-    weight.flush()
+    weight = ArrayFile(folder / "weight.npy", np.float32, table.dims)
+    try:
+        for start in range(0, table.features, _ROWS_AT_ONCE):
+            weight.append(table.rows(np.arange(start, min(start + _ROWS_AT_ONCE, table.features))))
+        weight.close()
+    finally:
+        weight.abandon()
     columns = list(range(table.dims))
     tables = [{"file": "weight.npy", "rows": table.features, "dims": table.dims, "columns": columns}]
     write_described(folder, table, fields, {"tables": tables, **more})

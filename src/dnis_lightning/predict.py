@@ -10,13 +10,14 @@ as all such ids of its field; how many there were is said at the end.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from dnis_lightning.arguments import Parser, run_tool
+from dnis_lightning.arguments import Parser, add_allow, run_tool
 from dnis_lightning.errors import UserError
 from dnis_lightning.paths import whole_file
 
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help="a folder that dnis_lightning.export wrote")
     parser.add_argument("rows", help="a text file (.csv, .tsv, .gz, …) with a header, or a Parquet file")
     parser.add_argument("--to", type=Path, metavar="FILE", help="where to write; default: standard output")
+    add_allow(parser)
     parser.add_argument("--separator", help="of the columns; default: by the file's ending and its first line")
     parser.add_argument("--columns", help="their names, with commas between, for a file without a header")
     return parser
@@ -46,7 +48,9 @@ def _predict(given: argparse.Namespace) -> None:
     from dnis_lightning.scoring import score_file  # torch loads once the words are known to be good
     from dnis_lightning.serving import Predictor
 
-    predictor = Predictor.open(given.model)
+    if given.to is not None and given.to.exists() and os.path.exists(given.rows) and given.to.samefile(given.rows):
+        raise UserError(f"--to {given.to}: this is the file of the rows; name another")
+    predictor = Predictor.open(given.model, allow=given.allow)
     columns = None if given.columns is None else [name.strip() for name in given.columns.split(",")]
     rows = 0
     with _output(given.to) as file, tqdm(desc="scoring", unit="row", unit_scale=True, disable=None) as bar:
@@ -67,7 +71,11 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         return
     if path.is_dir():
         raise UserError(f"--to {path}: this is a folder; name a file")
-    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+    if path.exists() and not path.is_file():  # a pipe, or a device
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    with whole_file(path.resolve()) as part, part.open("w", encoding="utf-8") as file:
         yield file
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnis_lightning.arguments import Parser, run_tool
+from dnis_lightning.arguments import Parser, add_allow, run_tool
 from dnis_lightning.errors import UserError
 
 
@@ -33,19 +33,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path, help="a folder that dnis_lightning.export wrote")
     parser.add_argument("--user", action="append", required=True, help="a raw id; may be given more than once")
     parser.add_argument("--top", type=int, default=10, help="how many items (default: 10)")
+    add_allow(parser)
     parser.add_argument("--seen", metavar="FILE", help="users and items that are left out")
     return parser
 
 
 def _recommend(given: argparse.Namespace) -> None:
+    for user in given.user:
+        if not user.isprintable() and any(0xDC80 <= ord(c) <= 0xDCFF for c in user):
+            raise UserError(f"--user {user!r}: expected text in UTF-8")
     if given.top < 1:
         raise UserError(f"--top {given.top}: expected 1 or more")
     from dnis_lightning.scoring import read_pairs  # torch loads once the words are known to be good
     from dnis_lightning.serving import Predictor
 
-    predictor = Predictor.open(given.model)
+    predictor = Predictor.open(given.model, allow=given.allow)
     user, item = predictor.user_and_item()
-    seen = None if given.seen is None else read_pairs(predictor, given.seen)
+    seen = None if given.seen is None else read_pairs(predictor, given.seen, given.user)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([user.name, item.name, "score"])
     for one, items in zip(given.user, predictor.recommend(given.user, given.top, seen), strict=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dnis_lightning.data.layout import Column
 from dnis_lightning.data.table_files import TableFile, open_file
@@ -33,7 +35,9 @@ def score_file(
     separator, columns: of text, where its first line does not say; see `TextTable`.
     Raises DataError where the file lacks a column, and for the first row that is not as in training.
     """
-    file = open_file(path, separator, columns, predictor.mapping.form.missing)
+    form = predictor.mapping.form
+    quoted = form.quoted if separator is None or len(separator.encode()) == 1 else None
+    file = open_file(path, separator, columns, form.missing, quoted)
     _check_columns(file, predictor.mapping.columns)
     wanted = {one.name: _as_read(one) for one in predictor.embedding.fields}
     for rows in file.rows(wanted, "error"):
@@ -41,16 +45,19 @@ def score_file(
             yield Scored(predictor.scores(rows.table.slice(start, _ROWS_AT_ONCE)), rows.done)
 
 
-def read_pairs(predictor: Predictor, path: str) -> dict[str, list[str]]:
-    """What each user has had, by a file with the two columns that the model takes.
+def read_pairs(predictor: Predictor, path: str, users: Collection[str]) -> dict[str, list[str]]:
+    """What each of some users has had, by a file with the two columns that the model takes.
 
-    Raises DataError where it lacks one.
+    Raises DataError where it lacks one, or has lists there.
     """
     user, item = (one.name for one in predictor.user_and_item())
-    file, found = open_file(path), defaultdict(list)
+    file, found, wanted = open_file(path), defaultdict(list), pa.array(sorted(set(users)), pa.string())
     _check_columns(file, [user, item])
+    if several := sorted({user, item} & file.lists):
+        raise DataError(f"{file.file.path}: {several[0]} is a list column, expected a user and an item in each row")
     for rows in file.rows({name: Column(name, "text") for name in (user, item)}, "error"):
-        for one, other in zip(rows.table[user].to_pylist(), rows.table[item].to_pylist(), strict=True):
+        table = rows.table.filter(pc.is_in(rows.table[user], wanted))
+        for one, other in zip(table[user].to_pylist(), table[item].to_pylist(), strict=True):
             found[one].append(other)
     return found
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from hydra.errors import InstantiationException
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -21,8 +22,10 @@ from dnis_lightning.embedding.table import EmbeddingTable
 from dnis_lightning.errors import DataError, RunError
 from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.packed.fields import PackedField
+from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.recommender import FeatureSpace, Recommender
 
+_OURS = "dnis_lightning.interaction"
 WEIGHTS = "model.safetensors"
 """The file of a shipped folder that has all weights outside the table."""
 
@@ -51,15 +54,21 @@ class Predictor:
     unknown: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path | str, *, check: bool = True) -> Predictor:
-        """What an export wrote. Raises RunError where that is absent, damaged or an embedding without a model."""
+    def open(cls, folder: Path | str, *, check: bool = True, allow: Sequence[str] = ()) -> Predictor:
+        """What an export wrote.
+
+        allow: packages, besides our interactions, of which the model may be made: a folder names classes, and to make
+        one runs its code. Raises RunError where the folder is absent, damaged, an embedding without a model, or wants
+        more than that.
+        """
         folder = Path(folder)
         embedding = PackedEmbedding.open(folder, check=check)
         if "model" not in embedding.told:
             raise RunError(f"{folder}: an embedding without its model; python -m dnis_lightning.export RUN writes both")
         try:
+            _check_trusted(embedding.told["model"]["interaction"], (_OURS, *allow))
             return cls.of(embedding, load_file(folder / WEIGHTS))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as fault:
+        except (*DAMAGE, SafetensorError, RuntimeError, ImportError, InstantiationException) as fault:
             raise RunError(f"{folder}: the model cannot be read ({fault}); export the run again") from fault
 
     @classmethod
@@ -75,8 +84,7 @@ class Predictor:
 
         Raises DataError as `RawMapping.encode` does.
         """
-        batch = self.mapping.encode(columns)
-        self._count(batch.ids.numpy())
+        batch = self.mapping.encode(columns, self.unknown)
         logits = self.model(batch).logits
         return (logits.sigmoid() if self.task == "ctr" else logits).numpy()
 
@@ -112,13 +120,20 @@ class Predictor:
         one, other = fields
         return (one, other) if one.name == user else (other, one)
 
-    def _count(self, ids: np.ndarray) -> None:
-        start = 0
-        for one in self.embedding.fields:
-            end = start + one.columns
-            if one.ids is not None:
-                self.unknown[one.name] = self.unknown.get(one.name, 0) + int((ids[:, start] == one.first).sum())
-            start = end
+
+def _check_trusted(node: Any, allowed: Sequence[str]) -> None:
+    """Raise UserError for a class, however deep in a node, of another package."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if target is not None and not any(str(target).startswith(f"{package}.") for package in allowed):
+            raise RunError(
+                f"the model is made of {target}; if you trust it, allow it: --allow {str(target).rpartition('.')[0]}"
+            )
+        for value in node.values():
+            _check_trusted(value, allowed)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _check_trusted(value, allowed)
 
 
 def _built(embedding: PackedEmbedding, told: Mapping[str, Any]) -> Recommender:

@@ -98,6 +98,7 @@ def as_shipped(scheme: Scheme, packed: PackedTable) -> Scheme:
 
 def write_embedding(folder: Path, embedding: PackedEmbedding, more: Mapping[str, Any]) -> None:
     """Write a folder, whole or not at all, in place of what was there; more: what else its manifest says."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for stale in (folder, *folder.parent.glob(f".{folder.name}.*")):  # made before; left by a killed process
+        shutil.rmtree(stale, ignore_errors=True)
     with whole_folder(folder) as part:
         embedding.save(part, more)

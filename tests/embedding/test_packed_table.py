@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import get_args
 
 import numpy as np
@@ -125,6 +126,42 @@ def test_without_numba_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     packed = scheme_of().packed(NO_BLOCKS, "int8", "bitmap")
     with torch.no_grad():
         assert np.array_equal(PackedLookup(packed)(torch.arange(90)).numpy(), packed.rows(np.arange(90)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("wanted", [[-1], [90], [10**12]])
+def test_a_feature_that_is_not_there_is_refused(layout: LayoutName, wanted: list[int]) -> None:
+    module = PackedLookup(scheme_of().packed(NO_BLOCKS, "fp32", layout))
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(IndexError, match=r"the table has 0 … 89"):
+            module(torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["float", "half", "double", "bfloat16"])
+def test_a_module_in_another_type_has_its_rows_in_that(dtype: DTypeName, kind: str) -> None:
+    packed = scheme_of().packed(NO_BLOCKS, dtype, "csr")
+    module = getattr(PackedLookup(packed), kind)()
+    with torch.no_grad():
+        found = module(torch.arange(90))
+    with torch.enable_grad():
+        assert torch.equal(found, module(torch.arange(90)))
+    np.testing.assert_allclose(found.numpy(), packed.rows(np.arange(90)), rtol=2**-7, atol=2**-7)
+    np.testing.assert_allclose(module.packed().rows(np.arange(90)), found.numpy(), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_it_is_pickled_after_it_was_used_and_has_no_trace() -> None:
+    packed = scheme_of().packed(NO_BLOCKS, "fp32", "csr")
+    module = PackedLookup(packed)
+    with torch.no_grad():
+        module(torch.arange(90))
+        packed.rows(np.arange(90))
+        again = pickle.loads(pickle.dumps(module))
+        assert torch.equal(again(torch.arange(90)), module(torch.arange(90)))
+        assert np.array_equal(pickle.loads(pickle.dumps(packed)).rows(np.arange(90)), packed.rows(np.arange(90)))
+    with pytest.raises(RuntimeError, match="a packed table has no trace"):
+        torch.jit.trace(module, (torch.tensor([1, 2]),))
 
 
 @pytest.mark.gpu

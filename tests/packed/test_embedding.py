@@ -13,6 +13,7 @@ import pytest
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.packed.embedding import digest_of
 from dnis_lightning.packed.fields import FieldIds, PackedField
 from dnis_lightning.packed.numbers import Scaled
 from dnis_lightning.packed.texts import Texts
@@ -65,9 +66,15 @@ def _flip(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content)
 
 
-def _told(folder: Path, **changed: object) -> None:
-    told = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(told | changed))
+def _told(folder: Path, *, sealed: bool = True, **changed: object) -> None:
+    told = json.loads((folder / "manifest.json").read_text()) | changed
+    (folder / "manifest.json").write_text(json.dumps(told | ({"sha256": digest_of(told)} if sealed else {})))
+
+
+def _overlap(folder: Path) -> None:
+    fields = json.loads((folder / "manifest.json").read_text())["fields"]
+    fields[1]["rows"][0] = 3
+    _told(folder, fields=fields)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +90,9 @@ def _told(folder: Path, **changed: object) -> None:
         (lambda folder: _flip(folder, "table.safetensors"), r"table\.safetensors has another checksum"),
         (lambda folder: _flip(folder, "vocabulary.safetensors"), r"vocabulary\.safetensors has another checksum"),
         (lambda folder: _told(folder, fields=[]), "fields and table do not go together"),
+        (lambda folder: _told(folder, sealed=False, pooling="mdan"), r"manifest\.json has been changed"),
         (lambda folder: _told(folder, fields=None), "NoneType"),
+        (_overlap, "the rows of the field price are not what its ids want"),
         (lambda folder: _told(folder, files={}), r"'table\.safetensors' is not told"),
     ],
 )
@@ -114,6 +123,7 @@ def test_it_reads_without_anything_heavy(folder: Path) -> None:
 import sys
 sys.modules["numba"] = None
 from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.packed.embedding import digest_of
 print(PackedEmbedding.open({str(folder)!r}).lookup("user", ["9"]).shape)
 print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "pandas", "pyarrow", "scipy", "pydantic"}}))
 """

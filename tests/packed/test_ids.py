@@ -91,8 +91,20 @@ def test_a_field_takes_ids_of_many_types() -> None:
     assert field.features(np.array([9, 6], dtype=np.uint16)).tolist() == [103, 100]
     assert field.features(np.array(["9", ""])).tolist() == [103, 102]
     assert not len(field.features([]))
-    with pytest.raises(TypeError, match="ids are text or whole numbers"):
-        field.features([9.0])
+    for wrong in (9.0, True):
+        with pytest.raises(TypeError, match="ids are text or whole numbers"):
+            field.features([wrong])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("others", [["-7", "3"], ["-7", str(10**15)]])
+def test_numbers_beyond_64_bits_are_nobody_else(others: list[str]) -> None:
+    large = str(2**64 - 7)
+    for ids in (others, [*others, large]):
+        field = PackedField("user", "categorical", 0, len(ids) + 1, ids=FieldIds.of(Texts.of(ids)))
+        wanted = [ids.index(large) + 1 if large in ids else 0]
+        assert field.features([2**64 - 7]).tolist() == wanted
+        assert field.features(np.array([2**64 - 7], dtype=np.uint64)).tolist() == wanted
+        assert field.features([large]).tolist() == wanted
 
 
 def test_a_field_of_texts_takes_numbers() -> None:
@@ -106,4 +118,4 @@ def test_a_numeric_field_gives_rows_and_what_multiplies_them() -> None:
     assert rows.tolist() == [11, 10]
     assert values == pytest.approx([0.25, 1])
     binned = PackedField("age", "numeric", 20, 24, numbers=Binned(np.array([1.0, 2.0])))
-    assert binned.features([0, 1, 5, None]).tolist() == [21, 22, 23, 20]
+    assert binned.features([0, 1, 5, None, ""]).tolist() == [21, 22, 23, 20, 20]

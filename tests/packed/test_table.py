@@ -16,6 +16,7 @@ from dnis_lightning.packed import loops
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.pointers import Pointers, flat_places
 from dnis_lightning.packed.table import PackedTable, Projections
+from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.packed.values import DTypeName, from_bf16, to_bf16
 from dnis_lightning.scheme import Scheme
 
@@ -211,3 +212,29 @@ def test_pointers_are_the_numbers(counts: list[int], times: int) -> None:
 def test_flat_places_are_the_lists_one_after_the_other() -> None:
     assert flat_places(np.array([7, 0, 3]), np.array([2, 0, 3])).tolist() == [7, 8, 3, 4, 5]
     assert not len(flat_places(np.zeros(0, np.int64), np.zeros(0, np.int64)))
+
+
+@pytest.mark.parametrize("layout", ["blocks", "bitmap", "csr"])
+def test_a_damaged_file_is_refused_or_gives_wrong_rows_but_harms_nothing(layout: LayoutName, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    path, rng = tmp_path / "table.safetensors", np.random.default_rng(0)
+    in_blocks().packed(NO_BLOCKS, "int8", layout).save(path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in rng.integers(len(content), size=3):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            PackedTable.load(path).rows(np.arange(100))
+        except (*DAMAGE, MemoryError):
+            refused += 1
+    assert 0 < refused < 150
+
+
+def test_a_projection_of_another_shape_is_refused(tmp_path: Path) -> None:
+    scheme = in_blocks()
+    scheme = Scheme(scheme.indptr, scheme.positions, scheme.values, 24, {0: np.ones((9, 23), np.float32)})
+    scheme.packed(np.zeros(100, dtype=np.int32)).save(tmp_path / "table")
+    with pytest.raises(ValueError, match="a projection of"):
+        PackedTable.load(tmp_path / "table")

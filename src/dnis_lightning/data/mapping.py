@@ -91,8 +91,7 @@ class RawMapping:
                 raise ValueError(f"schema {told['schema']}, expected {SCHEMA}")
             table = pq.read_table(folder / told["ids"])
             fields = tuple(_field(told, number, table) for number in range(len(told["fields"])))
-            form = told["raw_form"]
-            return cls(fields, told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"]))
+            return cls(fields, _known_pooling(told["pooling"]), _raw_form(told["raw_form"]))
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise RunError(f"{folder / FILE}: cannot be read ({fault}); name the folder of a run") from fault
 
@@ -114,8 +113,10 @@ class RawMapping:
         """The names of the raw columns that `encode` needs."""
         return tuple(one.name for one in self.fields)
 
-    def encode(self, columns: Mapping[str, Column] | pa.Table) -> Batch:
+    def encode(self, columns: Mapping[str, Column] | pa.Table, unknown: dict[str, int] | None = None) -> Batch:
         """Raw columns, one for each field, as a batch with labels of 0.
+
+        unknown: to what it has for each field, the number of ids is added that have no row of their own.
 
         Ids may be of any type, numbers text, too; multi fields take lists, or the text that training took. Null, "" and
         what stood for a missing value in training are missing.
@@ -131,34 +132,43 @@ class RawMapping:
         ids = np.empty((rows, bounds[-1]), dtype=np.int64)
         values = np.ones(ids.shape, dtype=np.float32)
         for one, start, end in zip(self.fields, bounds, bounds[1:], strict=False):
-            ids[:, start:end], values[:, start:end] = self._of_column(one, columns[one.name], rows)
+            ids[:, start:end], values[:, start:end] = self._of_column(one, columns[one.name], rows, unknown)
         plain = all(one.kind == "categorical" or isinstance(one.numbers, Binned) for one in self.fields)
         offsets = torch.from_numpy(bounds) if any(one.kind == "multi" for one in self.fields) else None
         scale = None if plain else torch.from_numpy(values)
         return Batch(torch.from_numpy(ids), torch.zeros(rows), scale, offsets)
 
-    def _of_column(self, one: PackedField, column: Column, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _of_column(
+        self, one: PackedField, column: Column, rows: int, unknown: dict[str, int] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The field's columns of a batch, ids and values, (rows, width) each."""
         name = one.name
         if len(column) != rows:
             raise DataError(f"{name} has {len(column)} rows, {self.columns[0]} has {rows}; take columns of one length")
         try:
-            return self._encoded(one, self._read(one, column))
+            return self._encoded(one, self._read(one, column), {} if unknown is None else unknown)
         except (pa.ArrowException, TypeError, ValueError) as fault:
             reason = str(fault).splitlines()[0]
             raise DataError(f"{name}: no column to read {_TAKES[one.kind]} from ({reason})") from fault
 
-    def _encoded(self, one: PackedField, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(
+        self, one: PackedField, column: pa.ChunkedArray, unknown: dict[str, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         if one.kind == "numeric":
             ids, values = one.of_numbers(_numbers(one.name, column))
             return ids[:, None], values[:, None]
         if one.kind == "categorical":
-            return self._rows_of(one, column)[:, None], np.ones((len(column), 1), np.float32)
+            rows, strange = self._rows_of(one, column)
+            unknown[one.name] = unknown.get(one.name, 0) + int(strange.sum())
+            return rows[:, None], np.ones((len(column), 1), np.float32)
         flat, ends = readings.flat(self._lists(one.name, column).combine_chunks())
         starts, width = np.append(0, ends[:-1]), one.columns
         counts, places = np.minimum(ends - starts, width)[:, None], np.arange(width)
         there = places < counts
-        found = self._rows_of(one, _chunked(flat))[np.where(there, starts[:, None] + places, 0)]
+        rows, strange = self._rows_of(one, _chunked(flat))
+        at = np.where(there, starts[:, None] + places, 0)
+        found = rows[at]
+        unknown[one.name] = unknown.get(one.name, 0) + int((strange[at] & there).sum())
         return np.where(there, found, one.first), there / (counts if self.pooling == "mean" else 1)
 
     def _read(self, one: PackedField, column: Column) -> pa.ChunkedArray:
@@ -179,8 +189,21 @@ class RawMapping:
             raw = _texts(name, raw)
         return readings.lists(raw, separator or "", self.form.missing)
 
-    def _rows_of(self, one: PackedField, raw: pa.ChunkedArray) -> np.ndarray:
-        return one.of_texts(readings.packed_texts(_texts(one.name, raw)))
+    def _rows_of(self, one: PackedField, raw: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """The table row of each id, and whether it is there but has none of its own."""
+        texts = readings.packed_texts(_texts(one.name, raw))
+        rows = one.of_texts(texts)
+        return rows, (rows == one.first) & (texts.sizes > 0)
+
+
+def _raw_form(told: Mapping[str, Any]) -> RawForm:
+    return RawForm(tuple(told["missing"]), told["multi_separator"], told.get("quoted"))
+
+
+def _known_pooling(name: str) -> str:
+    if name not in ("mean", "sum"):
+        raise ValueError(f"pooling {name!r}")
+    return name
 
 
 def _chunked(column: Column) -> pa.ChunkedArray:

@@ -30,11 +30,12 @@ class RawForm:
     """What raw text means, besides itself.
 
     missing: texts that stand for no value. multi_separator: what joins the values of a multi field in one text; None
-    where they come as lists.
+    where they come as lists. quoted: whether values may stand in double quotes; None where each file shows.
     """
 
     missing: tuple[str, ...] = ("",)
     multi_separator: str | None = None
+    quoted: bool | None = None
 
 
 @dataclass(frozen=True)

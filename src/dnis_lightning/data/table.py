@@ -102,7 +102,7 @@ class Table:
     @property
     def raw_form(self) -> RawForm:
         """What text in the files means, besides itself."""
-        return RawForm(self._files[0].missing or ("",), self.multi_separator)
+        return RawForm(self._files[0].missing or ("",), self.multi_separator, self._options.quoted)
 
     def check_split(self, split: SplitName, *, given_test: bool = False) -> None:
         """Raise ConfigError when a split needs a column that no key names: before any row is encoded.

@@ -35,13 +35,17 @@ def open_files(given: Sequence[str], options: TextOptions, roles: Roles) -> list
 
 
 def open_file(
-    path: str, separator: str | None = None, columns: Sequence[str] | None = None, missing: Sequence[str] = ()
+    path: str,
+    separator: str | None = None,
+    columns: Sequence[str] | None = None,
+    missing: Sequence[str] = (),
+    quoted: bool | None = None,
 ) -> TableFile:
     """One file, text or Parquet, outside a run; `text_options` has the arguments.
 
     Raises DataError when it cannot be read, ConfigError for what goes with no such file.
     """
-    return _opened(TextFile(expand(path)), text_options(separator, columns, None, missing))
+    return _opened(TextFile(expand(path)), text_options(separator, columns, quoted, missing))
 
 
 def text_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class PackedLookup(nn.Module):
         self._table = table
         self._loop: tuple[int, Loop | None] | None = None
         values = _tensor(table.values.stored, bf16=table.values.dtype == "bf16")
+        self._kind = values.dtype
         self.values = nn.Parameter(values, requires_grad=values.is_floating_point())
         scales = table.values.scales
         self.register_buffer("scales", None if scales is None else _tensor(scales, bf16=True), persistent=False)
@@ -53,9 +55,14 @@ class PackedLookup(nn.Module):
 
     def forward(self, features: Tensor, gather: Gather | None = None) -> Tensor:
         """Rows (…, K) float32 of features (…); `gather` is for tables that are trained from the start."""
+        if torch.jit.is_tracing():
+            raise RuntimeError("a packed table has no trace: how much it reads depends on the features; export to ONNX")
         flat = features.reshape(-1).long()
         if not self.dims:
             return torch.zeros(*features.shape, 0, device=features.device)
+        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < self._table.features):
+            there = f"the table has 0 … {self._table.features - 1}"
+            raise IndexError(f"features {int(flat.min())} … {int(flat.max())}: {there}")
         loop = self._compiled()
         if loop is None:
             rows = self._unprojected(flat)
@@ -73,8 +80,12 @@ class PackedLookup(nn.Module):
             made = replace(made, matrices={int(l): one.detach().cpu().numpy() for l, one in self.projections.items()})
         return replace(self._table, values=values, projections=made)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loop": None}
+
     def _compiled(self) -> Loop | None:
-        if torch.is_grad_enabled() or self.values.device.type != "cpu" or not self.dims:
+        own = self.values.device.type == "cpu" and self.values.dtype == self._kind
+        if not own or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         at = self.values.data_ptr()
         if self._loop is None or self._loop[0] != at:
@@ -83,7 +94,7 @@ class PackedLookup(nn.Module):
 
     def _own_values(self) -> Values:
         """The values as they are stored, in the module's memory if that is on the CPU."""
-        own, stored = self.values.detach().cpu(), self._table.values.stored
+        own, stored = self.values.detach().cpu().to(self._kind), self._table.values.stored
         bits = own.view(torch.int16).numpy() if own.dtype == torch.bfloat16 else own.numpy()
         return replace(self._table.values, stored=bits.view(stored.dtype))
 

@@ -14,6 +14,7 @@ import numpy as np
 from dnis_lightning.errors import RunError
 from dnis_lightning.packed.fields import PackedField, read_fields, write_fields
 from dnis_lightning.packed.table import PackedTable
+from dnis_lightning.packed.tensors import DAMAGE
 
 MANIFEST, TABLE, VOCABULARY = "manifest.json", "table.safetensors", "vocabulary.safetensors"
 _FORMAT, _VERSION = "dnis-lightning packed embedding", 1
@@ -44,13 +45,15 @@ class PackedEmbedding:
                 raise ValueError(f"{MANIFEST} is of something else")
             if told["version"] != _VERSION:
                 raise ValueError(f"version {told['version']} of the format, this program reads {_VERSION}")
+            if told["sha256"] != digest_of(told):
+                raise ValueError(f"{MANIFEST} has been changed")
             for name in dict.fromkeys([TABLE, VOCABULARY, *told["files"]]):
                 _check(folder / name, told["files"][name], whole=check)
             fields = read_fields(folder / VOCABULARY, told["fields"])
             made = cls(PackedTable.load(folder / TABLE), fields, told)
             if (fields[-1].end if fields else 0) != made.table.features:
                 raise ValueError("fields and table do not go together")
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except DAMAGE as fault:
             why = f"{fault} is not told" if isinstance(fault, KeyError) else fault
             raise RunError(f"{folder}: not a packed embedding that can be read ({why}); pack it again") from fault
         return made
@@ -58,11 +61,11 @@ class PackedEmbedding:
     def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
         """Write the files into a folder that is there; the manifest, with `more` in it, comes last.
 
-        Its checksums are of all .safetensors files there, others too.
+        Its checksums are of all .safetensors files there, others too, and of itself.
         """
         self.table.save(folder / TABLE)
         fields = write_fields(folder / VOCABULARY, self.fields)
-        told = {
+        told: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
             "features": self.table.features,
@@ -74,6 +77,7 @@ class PackedEmbedding:
             **(more or {}),
             "files": {path.name: _facts(path) for path in sorted(folder.glob("*.safetensors"))},
         }
+        told["sha256"] = digest_of(told)
         (folder / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def field(self, name: str) -> PackedField:
@@ -105,6 +109,12 @@ def _check(path: Path, facts: Mapping[str, Any], *, whole: bool) -> None:
         raise ValueError(f"{path.name} has {size} bytes, its manifest says {facts['bytes']}")
     if whole and _digest(path) != facts["sha256"]:
         raise ValueError(f"{path.name} has another checksum than its manifest says")
+
+
+def digest_of(told: Mapping[str, Any]) -> str:
+    """The checksum of what a manifest says besides it, however that is laid out."""
+    rest = {name: value for name, value in told.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -30,6 +30,11 @@ class FieldIds:
         empty = np.flatnonzero(texts.sizes == 0)
         return cls(pack_ids(texts.take(np.flatnonzero(texts.sizes))), int(empty[0]) + 1 if len(empty) else 0)
 
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.ids.count + (self.missing > 0)
+
     def rows(self, texts: Texts) -> np.ndarray:
         """(T,) int64: the row of each of some ids within the field's, 0 where it has none of its own."""
         return np.where(texts.sizes > 0, self._beside_missing(self.ids.rows(texts)), self.missing)
@@ -68,14 +73,15 @@ class PackedField:
     def features(self, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
         """(T,) int64: the table row of each of some raw values (T,): ids, or numbers in a numeric field.
 
-        None, "" and NaN are missing. Raises TypeError where ids are floats.
+        None, "" and NaN are missing. Raises TypeError where ids are no text and no whole numbers, ValueError where a
+        number cannot be read.
         """
         if self.numbers is not None:
-            return self.of_numbers(np.asarray([np.nan if one is None else one for one in raw], dtype=np.float32))[0]
+            numbers = [np.nan if one is None or one == "" else one for one in raw]
+            return self.of_numbers(np.asarray(numbers, dtype=np.float32))[0]
         assert self.ids is not None, "it has ids or numbers"
-        array = np.asarray(raw) if not isinstance(raw, np.ndarray) and all(type(one) is int for one in raw) else raw
-        if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
-            return self.first + self.ids.rows_of_numbers(array.astype(np.int64))
+        if isinstance(raw, np.ndarray) and raw.dtype.kind in "iu" and raw.dtype != np.uint64:
+            return self.first + self.ids.rows_of_numbers(raw.astype(np.int64))
         return self.of_texts(Texts.of([_text(one) for one in raw]))
 
     def of_texts(self, texts: Texts) -> np.ndarray:
@@ -98,9 +104,9 @@ def _text(raw: Any) -> str | bytes:
         return b""
     if isinstance(raw, str | bytes):
         return raw
-    if isinstance(raw, int | np.integer):
+    if isinstance(raw, int | np.integer) and not isinstance(raw, bool):
         return str(int(raw))
-    raise TypeError(f"{raw!r}: ids are text or whole numbers; of floats it is not clear how they were written")
+    raise TypeError(f"{raw!r}: ids are text or whole numbers; write it as it was in training")
 
 
 def write_fields(path: Path, fields: Sequence[PackedField]) -> list[dict[str, Any]]:
@@ -120,12 +126,17 @@ def write_fields(path: Path, fields: Sequence[PackedField]) -> list[dict[str, An
 def read_fields(path: Path, told: Sequence[Mapping[str, Any]]) -> tuple[PackedField, ...]:
     """What `write_fields` wrote, memory-mapped.
 
-    Raises OSError, ValueError, KeyError or TypeError where it is absent, damaged or something else.
+    Raises one of `tensors.DAMAGE` where it is absent, damaged or something else.
     """
     tensors, words = map_tensors(path)
     if words.get("format") != _FORMAT:
         raise ValueError(f"{path.name} is no packed vocabulary")
-    return tuple(_field(number, one, tensors) for number, one in enumerate(told))
+    fields = tuple(_field(number, one, tensors) for number, one in enumerate(told))
+    for one, start in zip(fields, [0, *(one.end for one in fields)], strict=False):
+        rows = one.end - one.first - 1
+        if one.first != start or rows < 0 or (one.ids is not None and one.ids.count != rows):
+            raise ValueError(f"the rows of the field {one.name} are not what its ids want")
+    return fields
 
 
 def _field(number: int, told: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> PackedField:

@@ -13,6 +13,7 @@ from dnis_lightning.packed.pointers import Pointers, flat_places
 from dnis_lightning.packed.texts import PADDING, Texts
 
 Form = Literal["range", "numbers", "texts"]
+_TEXTS_AT_ONCE = 1 << 16
 _SPARSEST = 4
 """A range may have so many numbers for each that is an id."""
 
@@ -30,6 +31,11 @@ class Ids(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, np.ndarray]:
         """Its arrays by name, as they are stored."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """n."""
 
     @abstractmethod
     def rows(self, ids: Texts) -> np.ndarray:
@@ -60,6 +66,11 @@ class RangeIds(Ids):
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Ids`."""
         return {"least": self.least, "row_of": self.row_of}
+
+    @property
+    def count(self) -> int:
+        """See `Ids`."""
+        return int(np.count_nonzero(self.row_of))
 
     def rows(self, ids: Texts) -> np.ndarray:
         """See `Ids`."""
@@ -95,6 +106,11 @@ class NumberIds(Ids):
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Ids`."""
         return {"sorted": self.sorted, "row_of": self.row_of}
+
+    @property
+    def count(self) -> int:
+        """See `Ids`."""
+        return len(self.sorted)
 
     def rows(self, ids: Texts) -> np.ndarray:
         """See `Ids`."""
@@ -136,6 +152,11 @@ class TextIds(Ids):
         """See `Ids`."""
         kept = {"content": self.content, "hashes": self.hashes, "row_of": self.row_of}
         return kept | self.starts.tensors("starts")
+
+    @property
+    def count(self) -> int:
+        """See `Ids`."""
+        return len(self.hashes)
 
     def rows(self, ids: Texts) -> np.ndarray:
         """See `Ids`."""
@@ -191,4 +212,9 @@ def _upper(ids: Texts) -> np.ndarray:
 
 def _joined(ids: Texts) -> np.ndarray:
     """The bytes of all, one text after the other."""
-    return ids.content[flat_places(ids.starts, ids.sizes)]
+    ends = ids.sizes.cumsum()
+    if len(ids) and np.array_equal(ids.starts - ids.starts[0], ends - ids.sizes):
+        return ids.content[ids.starts[0] : ids.starts[0] + ends[-1]]
+    pieces = [slice(start, start + _TEXTS_AT_ONCE) for start in range(0, len(ids), _TEXTS_AT_ONCE)]
+    found = [ids.content[flat_places(ids.starts[some], ids.sizes[some])] for some in pieces]
+    return np.concatenate([ids.content[:0], *found])

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dnis_lightning.packed.pointers import Pointers, flat_places
+from dnis_lightning.packed.tensors import expect
 from dnis_lightning.packed.texts import Texts
 
 LayoutName = Literal["dense", "blocks", "bitmap", "csr"]
@@ -37,7 +38,7 @@ class Layout(ABC):
     @classmethod
     @abstractmethod
     def read(cls, tensors: Mapping[str, np.ndarray], features: int, dims: int) -> Layout:
-        """Of what `tensors` gave. Raises KeyError or ValueError where that is not what is there."""
+        """Of what `tensors` gave, and "values". Raises KeyError or ValueError where that is not what is there."""
 
     @abstractmethod
     def tensors(self) -> dict[str, np.ndarray]:
@@ -140,8 +141,19 @@ class Blocks(Layout):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray], features: int, dims: int) -> Blocks:
         """See `Layout`."""
-        arrays = [tensors[f"blocks.{name}"] for name in ("first", "start", "pattern", "patterns")]
-        return cls(features, dims, *arrays)
+        patterns = tensors["blocks.patterns"]
+        count = len(tensors["blocks.first"])
+        made = cls(
+            features,
+            dims,
+            expect(tensors, "blocks.first", "u", count),
+            expect(tensors, "blocks.start", "u", count),
+            expect(tensors, "blocks.pattern", "u", count),
+            expect(tensors, "blocks.patterns", "u", len(patterns), -(-dims // 8)),
+        )
+        if features and (not count or made.first[0] or made.pattern.max() >= len(patterns)):
+            raise ValueError("blocks that do not cover the table")
+        return made
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Layout`."""
@@ -188,7 +200,12 @@ class Bitmap(Layout):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray], features: int, dims: int) -> Bitmap:
         """See `Layout`."""
-        return cls(features, dims, tensors["bits"], Pointers.read(tensors, "starts", features))
+        return cls(
+            features,
+            dims,
+            expect(tensors, "bits", "u", features, -(-dims // 8)),
+            Pointers.read(tensors, "starts", features),
+        )
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Layout`."""
@@ -222,7 +239,8 @@ class Csr(Layout):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray], features: int, dims: int) -> Csr:
         """See `Layout`."""
-        return cls(features, dims, tensors["positions"], Pointers.read(tensors, "starts", features))
+        positions = expect(tensors, "positions", "u", len(tensors["values"]))
+        return cls(features, dims, positions, Pointers.read(tensors, "starts", features))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Layout`."""

@@ -18,7 +18,10 @@ _ROWS_AT_ONCE = 1 << 14
 """Rows that a thread makes at a time; for fewer a second one is not worth it."""
 
 Loop = Callable[[np.ndarray, np.ndarray], None]
-"""Writes all of rows (n, K) float32, those of features (n,) int64."""
+"""Writes all of rows (n, K) float32, those of features (n,) int64, which have to be features of the table.
+
+Of a damaged table rows are wrong; nothing is read or written beyond its arrays.
+"""
 
 
 def loop_of(layout: Layout, values: Values) -> Loop | None:
@@ -101,8 +104,9 @@ def _kernels(coded: bool) -> dict[str, Any]:
             scale = scale_of(feature, scales, meant)
             start = np.int64(base[feature >> shift]) + np.int64(offset[feature])
             end = np.int64(base[(feature + 1) >> shift]) + np.int64(offset[feature + 1])
-            for place in range(start, end):
-                rows[row, positions[place]] = number(stored[place], numbers, scale)
+            for place in range(max(start, 0), min(end, len(stored))):
+                if positions[place] < rows.shape[1]:
+                    rows[row, positions[place]] = number(stored[place], numbers, scale)
 
     @compiled
     def bitmap(features, rows, base, offset, shift, bits, stored, numbers, scales, meant):  # type: ignore[no-untyped-def]
@@ -113,7 +117,7 @@ def _kernels(coded: bool) -> dict[str, Any]:
             for byte in range(bits.shape[1]):
                 left, column = bits[feature, byte], 8 * byte
                 while left:
-                    if left & 1:
+                    if left & 1 and 0 <= place < len(stored) and column < rows.shape[1]:
                         rows[row, column] = number(stored[place], numbers, scale)
                         place += 1
                     left >>= 1
@@ -128,14 +132,16 @@ def _kernels(coded: bool) -> dict[str, Any]:
             begin, end = ends[pattern[run]], ends[pattern[run] + 1]
             place = np.int64(start[run]) + (feature - np.int64(first[run])) * (end - begin) - begin
             for nth in range(begin, end):
-                rows[row, columns[nth]] = number(stored[place + nth], numbers, scale)
+                if 0 <= place + nth < len(stored):
+                    rows[row, columns[nth]] = number(stored[place + nth], numbers, scale)
 
     return {"csr": csr, "bitmap": bitmap, "blocks": blocks}
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(cores)
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads

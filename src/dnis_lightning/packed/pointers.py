@@ -35,7 +35,7 @@ class Pointers:
         """What `tensors` gave, of n = count lists. Raises KeyError or ValueError where it is not there."""
         base, offset = tensors[f"{name}.base"], tensors[f"{name}.offset"]
         fitting = [shift for shift in _SHIFTS if len(base) == _pieces(count + 1, shift)]
-        if len(offset) != count + 1 or not fitting:
+        if offset.shape != (count + 1,) or not fitting or {base.dtype.kind, offset.dtype.kind} != {"u"}:
             raise ValueError(f"{name}: for other lists")
         return cls(base, offset, fitting[-1])
 

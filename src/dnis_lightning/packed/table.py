@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from dnis_lightning.packed.layouts import LAYOUTS, Dense, Layout, LayoutName
 from dnis_lightning.packed.loops import Loop, loop_of
 from dnis_lightning.packed.pointers import flat_places
-from dnis_lightning.packed.tensors import file_bytes, map_tensors, write_tensors
+from dnis_lightning.packed.tensors import expect, file_bytes, map_tensors, write_tensors
 from dnis_lightning.packed.values import STORED, DTypeName, Values
 
 _FORMAT, _VERSION = "dnis-lightning packed table", "1"
@@ -61,11 +61,19 @@ class Projections:
         return {**matrices, "projected.first": self.first, "projected.block": self.block}
 
     @classmethod
-    def read(cls, tensors: Mapping[str, np.ndarray]) -> Projections | None:
-        """What `tensors` gave; None where there is nothing."""
+    def read(cls, tensors: Mapping[str, np.ndarray], dims: int) -> Projections | None:
+        """What `tensors` gave; None where there is nothing; dims: C · K."""
         prefix = "projection."
         matrices = {int(n.removeprefix(prefix)): array for n, array in tensors.items() if n.startswith(prefix)}
-        return cls(matrices, tensors["projected.first"], tensors["projected.block"]) if matrices else None
+        if not matrices:
+            return None
+        for matrix in matrices.values():
+            if matrix.ndim != 2 or dims % max(matrix.shape[1], 1) or len(matrix) % max(dims // matrix.shape[1], 1):
+                raise ValueError(f"a projection of {matrix.shape} for rows of {dims}")
+        first = expect(tensors, "projected.first", "u", len(tensors["projected.first"]))
+        if not len(first) or first[0]:
+            raise ValueError("projections that do not cover the table")
+        return cls(matrices, first, expect(tensors, "projected.block", "u", len(first)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +107,9 @@ class PackedTable:
         if isinstance(made, Dense):
             indptr, values = np.arange(made.features + 1) * dims, _filled(indptr, positions, values, dims)
         return cls(made, Values.of(values, indptr, dtype), projections)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name in ("layout", "values", "projections")}
 
     @property
     def features(self) -> int:
@@ -152,6 +163,11 @@ class PackedTable:
         """(N, K) float32: all rows, those of blocks with a projection not yet widened."""
         return replace(self, projections=None).rows(np.arange(self.features))
 
+    def rounded(self, dtype: DTypeName) -> PackedTable:
+        """The same table with its values in another type. Raises OverflowError as `of` does."""
+        indptr, _, values = self.entries()
+        return replace(self, values=Values.of(values, indptr, dtype))
+
     def save(self, path: Path | str) -> None:
         """Write its file, whole or not at all."""
         write_tensors(Path(path), self._tensors, self._told)
@@ -160,7 +176,7 @@ class PackedTable:
     def load(cls, path: Path | str) -> PackedTable:
         """What `save` wrote, memory-mapped.
 
-        Raises OSError, ValueError, KeyError or TypeError where the file is absent, damaged or something else.
+        Raises one of `tensors.DAMAGE` where the file is absent, damaged or something else.
         """
         tensors, told = map_tensors(Path(path))
         if told.get("format") != _FORMAT:
@@ -171,8 +187,8 @@ class PackedTable:
         layout, stored = LAYOUTS[kind].read(tensors, int(told["features"]), int(told["dims"])), tensors["values"]
         if stored.dtype != STORED[dtype] or layout.kept != len(stored):
             raise ValueError("values that do not go with the layout")
-        values = Values(dtype, stored, tensors["scales"] if dtype == "int8" else None)
-        return cls(layout, values, Projections.read(tensors))
+        scales = expect(tensors, "scales", "u", layout.features) if dtype == "int8" else None
+        return cls(layout, Values(dtype, stored, scales), Projections.read(tensors, layout.dims))
 
     def _fill(self, features: np.ndarray, rows: np.ndarray) -> None:
         """Write rows (n, K) of features (n,), some at a time, so that what is made meanwhile stays in the cache."""

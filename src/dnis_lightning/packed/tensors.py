@@ -29,6 +29,8 @@ _NAMES = {
 }
 """What the format calls the types of numbers, in the order in which it puts arrays."""
 _KINDS = {name: kind for kind, name in _NAMES.items()}
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+"""What reading raises where a file is absent, damaged or something else."""
 _MOST = 100 << 20
 """Bytes of a header, as the format has it."""
 
@@ -42,7 +44,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], told: Mapping[s
 def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file, memory-mapped read-only, and its words.
 
-    Raises OSError, ValueError, KeyError or TypeError where it is absent or not of this format.
+    Raises one of `DAMAGE` where it is absent or not of this format.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -66,6 +68,14 @@ def file_bytes(tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> in
         end += array.nbytes
     written = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-written // 8) * 8 + end
+
+
+def expect(tensors: Mapping[str, np.ndarray], name: str, kind: str, *shape: int) -> np.ndarray:
+    """One of the arrays. Raises KeyError where it is not there, ValueError where it is of another kind or shape."""
+    found = tensors[name]
+    if found.dtype.kind != kind or found.shape != shape:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, expected {kind} {shape}")
+    return found
 
 
 def _mapped(path: Path, start: int, one: Mapping[str, Any]) -> np.ndarray:
