@@ -20,7 +20,7 @@ FLOORS = (
     {"embedding", "interaction", "tasks"},
     {"recommender"},
     {"search"},
-    {"training"},
+    {"training", "compression"},
     {"settings", "report", "shipping", "evaluation", "plain_files"},
     {"config"},
     {"blueprint"},

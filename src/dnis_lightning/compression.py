@@ -1,0 +1,210 @@
+"""Compresses an embedding of any trained torch model, without configuration and data sets of ours."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dnis_lightning.blocks import make_blocks
+from dnis_lightning.embedding.packed_table import PackedLookup
+from dnis_lightning.embedding.selection import SoftSelection
+from dnis_lightning.packed.layouts import LayoutName
+from dnis_lightning.packed.values import DTypeName
+from dnis_lightning.scheme import Scheme
+from dnis_lightning.search.bilevel import frozen, normalise
+from dnis_lightning.search.prune import largest
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""The scalar loss of a model on a batch of one of the loaders."""
+
+
+class _Gated(nn.Module):
+    """An embedding followed by gates (equation 4)."""
+
+    def __init__(self, embedding: nn.Embedding, selection: SoftSelection) -> None:
+        super().__init__()
+        self.embedding, self.selection = embedding, selection
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows: Tensor = self.selection(self.embedding(features), features)
+        return rows
+
+
+def compress(
+    model: nn.Module,
+    embedding: nn.Embedding,
+    loss: Loss,
+    train: Iterable[Any],
+    held_out: Iterable[Any],
+    *,
+    rate: float = 10.0,
+    search_epochs: int = 5,
+    finetune_epochs: int = 3,
+    blocks: int = 10,
+    lr: float = 1e-3,
+    gates_lr: float = 0.75,
+    penalty: float = 0.1,
+    dtype: DTypeName = "fp32",
+    layout: LayoutName | None = None,
+) -> PackedLookup:
+    """Put a packed table in the place of an embedding of a trained model, and give it back.
+
+    One search as in Algorithm 1, first order: the gates of `blocks` blocks of features of similar frequency learn on
+    held_out, all weights on train, by Adam. Then the entries of smallest magnitude go (equation 9), and all weights,
+    but of the table only what is kept, train on for as long as held_out gains by it. The model is changed in place.
+
+    loss: gives the mean loss of a batch, a scalar, as loss(model, batch). train, held_out: can be iterated over any
+    number of times, as loaders can; batches are what `loss` takes. rate: N·K / kept, by count. lr: of the weights.
+    gates_lr: of the gates' SGD, spread over the whole search. penalty: L1 on the gates, after equation 8. dtype,
+    layout: see `PackedTable`; values are rounded at the end.
+    Returns the module, which takes the features that the embedding took and gives rows; `module.packed().save(path)`
+    writes it. Raises ValueError for what cannot be compressed.
+    """
+    _check(embedding, rate, blocks, {"train": train, "held_out": held_out})
+    parent, name = _place_of(model, embedding)
+    work = _Training(model, loss, train, held_out, lr)
+    was_training = model.training
+    block_of = work.blocks_of(embedding, blocks)
+    selection = SoftSelection(block_of, int(block_of.max()) + 1, embedding.embedding_dim).to(embedding.weight.device)
+    setattr(parent, name, _Gated(embedding, selection))
+    try:
+        work.search(selection, search_epochs, gates_lr, penalty)
+    finally:
+        setattr(parent, name, embedding)
+    module = PackedLookup(_cut(embedding, selection, rate).packed(block_of, "fp32", layout))
+    setattr(parent, name, module.to(embedding.weight.device))
+    work.fine_tune(finetune_epochs)
+    model.train(was_training)
+    if dtype != "fp32":
+        module = PackedLookup(module.packed().rounded(dtype)).to(embedding.weight.device)
+        setattr(parent, name, module)
+    return module
+
+
+@dataclass
+class _Training:
+    """A model with its loaders, and what is done with both."""
+
+    model: nn.Module
+    loss: Loss
+    train: Iterable[Any]
+    held_out: Iterable[Any]
+    lr: float
+    batches: int = 0
+    """Of train; known when they have been counted."""
+
+    def blocks_of(self, embedding: nn.Embedding, blocks: int) -> np.ndarray:
+        """(N,) the block of each feature, by how often the batches of train look it up."""
+        counts = torch.zeros(embedding.num_embeddings, dtype=torch.int64)
+
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            counts.add_(inputs[0].flatten().cpu().bincount(minlength=len(counts)))
+
+        hook = embedding.register_forward_pre_hook(count)
+        try:
+            with torch.no_grad(), frozen(self.model):
+                for batch in tqdm(self.train, desc="counting", unit="batch", disable=None):
+                    self.loss(self.model, batch)
+                    self.batches += 1
+        finally:
+            hook.remove()
+        if not counts.any():
+            raise ValueError("no batch of train looks anything up in embedding; does loss call the model?")
+        fields = np.zeros(len(counts), dtype=np.int32)
+        return make_blocks(counts.numpy(), fields, blocks=min(blocks, len(counts))).block_of
+
+    def search(self, selection: SoftSelection, epochs: int, gates_lr: float, penalty: float) -> None:
+        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out."""
+        optimizer, gates = self._optimizer(), selection.gates
+        for epoch in range(epochs):
+            others = self._endless()
+            for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
+                self._step(optimizer, batch)
+                gradient = self._gates_gradient(gates, next(others))
+                with torch.no_grad():
+                    gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / (epochs * self.batches))
+                selection.clip()
+
+    def fine_tune(self, epochs: int) -> None:
+        """Train as long as the loss on held_out becomes smaller; the model ends with the weights of the best epoch."""
+        optimizer, best, least = self._optimizer(), self._weights(), self.held_out_loss()
+        for epoch in range(epochs):
+            for batch in tqdm(self.train, desc=f"fine-tuning {epoch + 1}/{epochs}", unit="batch", disable=None):
+                self._step(optimizer, batch)
+            found = self.held_out_loss()
+            if not found < least:
+                break
+            best, least = self._weights(), found
+        self.model.load_state_dict(best)
+
+    def held_out_loss(self) -> float:
+        """The mean over the batches of held_out, in evaluation mode."""
+        with torch.no_grad(), frozen(self.model):
+            losses = [float(self.loss(self.model, batch)) for batch in self.held_out]
+        return sum(losses) / len(losses)
+
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+        optimizer.zero_grad()
+        self.loss(self.model, batch).backward()
+        optimizer.step()
+
+    def _gates_gradient(self, gates: nn.Parameter, batch: Any) -> Tensor:
+        """Equation 7 with ξ = 0, (L, K)."""
+        gates.requires_grad_(True)
+        try:
+            with frozen(self.model):
+                return torch.autograd.grad(self.loss(self.model, batch), gates)[0]
+        finally:
+            gates.requires_grad_(False)  # the weights' backward has nothing to do with them
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([one for one in self.model.parameters() if one.requires_grad], self.lr)
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            yield from self.held_out
+
+    def _weights(self) -> dict[str, Any]:
+        return copy.deepcopy(self.model.state_dict())
+
+
+def _cut(embedding: nn.Embedding, selection: SoftSelection, rate: float) -> Scheme:
+    """Equation 9: the entries of largest magnitude of the table with its gates merged in."""
+    merged = selection.merge(embedding.weight.detach().clone())
+    there = torch.ones_like(merged, dtype=torch.bool)
+    if embedding.padding_idx is not None:
+        there[embedding.padding_idx] = False
+    mask = largest(merged.clone(), round(merged.numel() / rate), there)
+    return Scheme.from_dense(merged.cpu().numpy(), mask.cpu().numpy())
+
+
+def _place_of(model: nn.Module, embedding: nn.Embedding) -> tuple[nn.Module, str]:
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child is embedding:
+                return parent, name
+    raise ValueError("embedding is no part of model: give a module of it, as model.embedding")
+
+
+def _check(embedding: nn.Embedding, rate: float, blocks: int, loaders: Mapping[str, Any]) -> None:
+    if not isinstance(embedding, nn.Embedding):
+        raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
+    if not 1 <= rate < math.inf:
+        raise ValueError(f"rate is {rate}, expected 1 or more: entries before / entries kept")
+    if blocks < 1:
+        raise ValueError(f"blocks is {blocks}, expected 1 or more")
+    if embedding.sparse:
+        raise ValueError("embedding has sparse gradients, which Adam does not take; make it with sparse=False")
+    if embedding.max_norm is not None:
+        raise ValueError("embedding has a max_norm, which a packed table does not enforce; make it without")
+    for name, loader in loaders.items():
+        if isinstance(loader, Iterator):
+            raise ValueError(f"{name} is an iterator, which gives its batches once; give a loader or a list")

@@ -1,0 +1,178 @@
+"""`compress` on a model of plain torch, as another library would make it: tables that it knows nothing of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnis_lightning import compress
+from dnis_lightning.embedding.packed_table import PackedLookup
+from dnis_lightning.packed import PackedTable
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class TwoTowers(nn.Module):
+    """Users and items in one table, item i as feature 300 + i, and a tower with dropout and batch statistics."""
+
+    def __init__(self, features: int = 500, dims: int = 16) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({"both": nn.Embedding(features, dims, padding_idx=0)})
+        self.tower = nn.Sequential(nn.Linear(dims, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        user, item = self.tables["both"](pairs).unbind(1)
+        return (user * item).sum(-1) + self.tower(user * item).squeeze(-1) + self.bias
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return functional.mse_loss(model(batch[0]), batch[1])
+
+
+@pytest.fixture(scope="module")
+def batches() -> tuple[Batches, Batches]:
+    """Ratings of rank 2, variance 1.7: of 16 dimensions most are of no use. Some users have many, some few."""
+    rng, rows = np.random.default_rng(0), 30_000
+    p, q = rng.normal(size=(300, 2)), rng.normal(size=(200, 2))
+    user = np.maximum((300 * rng.random(rows) ** 2).astype(int), 1)
+    item = rng.integers(0, 200, rows)
+    rating = (p[user] * q[item]).sum(1) + rng.normal(size=rows) * 0.3
+    pairs, label = torch.from_numpy(np.stack([user, item + 300], 1)), torch.from_numpy(rating.astype(np.float32))
+    made = [(pairs[start : start + 500], label[start : start + 500]) for start in range(0, rows, 500)]
+    return made[:50], made[50:]
+
+
+@pytest.fixture(scope="module")
+def trained(batches: tuple[Batches, Batches]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    model = TwoTowers()
+    nn.init.normal_(model.tables["both"].weight, std=0.3)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(8):
+        for batch in batches[0]:
+            optimizer.zero_grad()
+            loss(model, batch).backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+@pytest.fixture
+def model(trained: dict[str, Tensor]) -> TwoTowers:
+    found = TwoTowers()
+    found.load_state_dict(trained)
+    return found.eval()
+
+
+def error(model: nn.Module, batches: Batches) -> float:
+    with torch.no_grad():
+        return float(np.mean([float(loss(model, batch)) for batch in batches]))
+
+
+def cut_by_magnitude(model: TwoTowers, rate: float) -> None:
+    weight = model.tables["both"].weight.data
+    least = weight.abs().flatten().sort(descending=True).values[round(weight.numel() / rate) - 1]
+    weight[weight.abs() < least] = 0
+
+
+def test_a_quarter_of_the_table_predicts_nearly_as_well(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    before, plain = error(model, batches[1]), TwoTowers()
+    plain.load_state_dict(model.state_dict())
+    cut_by_magnitude(plain.eval(), 4)
+    module = compress(model, model.tables["both"], loss, *batches, rate=4, lr=0.01)
+    assert model.tables["both"] is module
+    assert module.packed().kept == 500 * 16 / 4
+    assert module.packed().bytes < 0.4 * 500 * 16 * 4
+    after = error(model, batches[1])
+    assert before < after < error(plain, batches[1])
+    assert after < 0.35 * 1.7
+    assert not model.training, "as it was"
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_what_comes_back_is_shipped_as_it_is(
+    model: TwoTowers, batches: tuple[Batches, Batches], dtype: str, tmp_path: object
+) -> None:
+    module = compress(
+        model,
+        model.tables["both"],
+        loss,
+        *batches,
+        rate=8,
+        search_epochs=1,
+        finetune_epochs=1,
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    path = f"{tmp_path}/table.safetensors"
+    module.packed().save(path)
+    read = PackedTable.load(path)
+    assert read.values.dtype == dtype
+    with torch.no_grad():
+        assert np.array_equal(read.rows(np.arange(500)), module(torch.arange(500)).numpy())
+    assert not read.rows(np.array([0])).any(), "the row for padding"
+    reloaded = TwoTowers()
+    reloaded.tables["both"] = PackedLookup(read)
+    reloaded.load_state_dict(model.state_dict())
+    assert error(reloaded.eval(), batches[1]) == error(model, batches[1])
+
+
+def test_fine_tuning_that_does_not_help_is_undone(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    found = []
+    for epochs in (0, 2):
+        again = TwoTowers()
+        again.load_state_dict(model.state_dict())
+        options = {"rate": 2, "search_epochs": 0, "finetune_epochs": epochs, "lr": 10.0}
+        module = compress(again, again.tables["both"], loss, *batches, **options)  # type: ignore[arg-type]
+        found.append((error(again.eval(), batches[1]), module.packed().values.stored))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_what_is_never_looked_up_keeps_less(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    module = compress(model, model.tables["both"], loss, *batches, rate=6, lr=0.01)
+    indptr, _, _ = module.packed().entries()
+    counts = torch.cat([pairs for pairs, _ in batches[0]]).flatten().bincount(minlength=500).numpy()
+    kept = np.diff(indptr)
+    assert kept[counts == 0].mean() < kept[counts > 0].mean()
+
+
+def once(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from batches
+
+
+def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    own = model.tables["both"]
+    for arguments, more, says in [
+        ((nn.Embedding(5, 2), loss, *batches), {}, "embedding is no part of model"),
+        ((model.tower, loss, *batches), {}, "embedding is a Sequential, expected an nn.Embedding"),
+        ((own, loss, *batches), {"rate": 0.5}, "rate is 0.5, expected 1 or more"),
+        ((own, loss, *batches), {"blocks": 0}, "blocks is 0, expected 1 or more"),
+        ((own, loss, once(batches[0]), batches[1]), {}, "train is an iterator, which gives its batches once"),
+        ((own, loss, batches[0], once(batches[1])), {}, "held_out is an iterator"),
+        ((own, lambda model, batch: batch[1].mean(), *batches), {}, "no batch of train looks anything up"),
+        ((nn.Embedding(5, 2, sparse=True), loss, *batches), {}, "sparse gradients"),
+        ((nn.Embedding(5, 2, max_norm=1.0), loss, *batches), {}, "max_norm"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            compress(model, *arguments, **more)  # type: ignore[arg-type]
+        assert model.tables["both"] is own
+
+
+def test_a_failure_leaves_the_model_with_its_embedding(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    own, calls = model.tables["both"], []
+
+    def breaks(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        if len(calls) > 60:
+            raise RuntimeError("out of memory")
+        return loss(model, batch)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compress(model, own, breaks, *batches)
+    assert model.tables["both"] is own
+    assert not model.training
