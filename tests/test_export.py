@@ -225,7 +225,7 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
     ship, rows = tmp_path / "ship", tmp_path / "rows.csv"
     for arguments, says in [
         ((folder, "--to", ship), "it has several cuts; choose with --budget: cr:2, cr:4, unpruned"),
-        ((folder, "--to", ship, "--budget", "cr:9"), "--budget cr:9: .* has no such cut, only cr:2, cr:4, unpruned"),
+        ((folder, "--to", ship, "--budget", "a:9"), "--budget a:9: no cut of .*, which has cr:2, cr:4, unpruned"),
         ((folder, "--to", folder), "it is there already; name a new folder with --to"),
         ((tmp_path, "--to", ship), "no result.json that can be read; name the folder of a finished run"),
         ((folder, "--to", ship, "--tolerance", -1), "--tolerance -1.0: expected a share, 0 or above"),
@@ -407,6 +407,27 @@ def test_weights_that_do_not_go_with_the_model_are_refused(
     content[-1] ^= 1
     (ship / "model.safetensors").write_bytes(content)
     assert "model.safetensors has another checksum" in said_by(predict.main, capsys, ship, "rows.csv")[2]
+
+
+def test_a_run_is_cut_to_another_budget_without_training(
+    of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, result = of_clicks
+    options = ("--budget", "cr:8", "--dtype", "fp32")
+    code, out, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", *options)
+    assert code == 0
+    assert "cr:8: cut from the whole table as the run left it, without training" in err
+    table = PackedEmbedding.open(tmp_path / "ship").table
+    assert table.kept == round(result["features"] * 4 / 8)  # type: ignore[operator]
+    merged = np.abs(rebuild(folder).merged_table().numpy())
+    kept = table.unprojected() != 0
+    assert np.array_equal(table.unprojected()[kept], rebuild(folder).merged_table().numpy()[kept])
+    assert merged[kept].min() >= merged[~kept].max()
+    for part in ("values", "indices", "projections", "first-order terms", "interaction", "vocabulary.safetensors"):
+        assert re.search(rf"^ *{part} +[0-9.]+ MiB$", out, re.MULTILINE), part
+    memory = re.search(r"^memory of a process that reads table and raw ids +([0-9.]+) MiB$", out, re.MULTILINE)
+    assert memory
+    assert 0 < float(memory[1]) < 100
 
 
 def rows_of_plain_files(folder: Path, features: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 from dnis_lightning.arguments import Parser, run_tool
 from dnis_lightning.errors import UserError
 from dnis_lightning.measures import headline
-from dnis_lightning.packed.embedding import TABLE
+from dnis_lightning.packed.embedding import TABLE, WEIGHTS
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.shipping import Format, Wanted
@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder to write to")
-    parser.add_argument("--budget", help="which cut, as cr:10, or unpruned; not needed where there is but one cut")
+    parser.add_argument(
+        "--budget", help="which cut, as cr:10, or unpruned; one that the run has not made is made now, without training"
+    )
     parser.add_argument(
         "--format",
         choices=get_args(Format),
@@ -85,11 +87,17 @@ def _wanted(given: argparse.Namespace) -> Wanted:
 
 def _report(made: Exported) -> str:
     """Bytes by part, the same table in other forms, and the metrics of what is shipped."""
-    table, lines = made.table, [(name, size) for name, size in made.files.items() if name != TABLE]
-    if TABLE in made.files:
-        head = (f"{TABLE} ({made.budget}: {table.layout.name}, {table.values.dtype})", table.bytes)
-        lines = [head, *((f"  {part}", size) for part, size in table.parts.items()), *lines]
+    table, files = made.table, dict(made.files)
+    lines: list[tuple[str, int]] = []
+    if TABLE in files:
+        lines.append((f"{TABLE} ({made.budget}: {table.layout.name}, {table.values.dtype})", files.pop(TABLE)))
+        lines += [(f"  {part}", size) for part, size in table.parts.items()]
+    for name, size in files.items():
+        lines.append((name, size))
+        lines += [(f"  {part}", inside) for part, inside in made.outside.items() if name == WEIGHTS]
     lines += [(f"the table as {name}", size) for name, size in made.others.items()]
+    if made.resident is not None:
+        lines.append(("memory of a process that reads table and raw ids", made.resident))
     width = max(len(name) for name, _ in lines)
     rows = [f"{name:<{width}}  {size / 2**20:>12,.3f} MiB" for name, size in lines]
     metrics = ", ".join(f"{name} {made.metrics[name]:.6g}" for name in headline(list(made.metrics)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,24 @@ from dnis_lightning import build
 from dnis_lightning.blueprint import Blueprint, load_best, pruned_model
 from dnis_lightning.config import settings_of
 from dnis_lightning.data.mapping import FILE as SCHEMA_FILE
-from dnis_lightning.errors import RunError, UserError
+from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.measures import cost
 from dnis_lightning.onnx_file import write_onnx
 from dnis_lightning.packed import PackedEmbedding, PackedTable
+from dnis_lightning.packed.embedding import WEIGHTS
 from dnis_lightning.packed.fields import PackedField
+from dnis_lightning.packed.resident import resident_bytes
 from dnis_lightning.paths import whole_folder
 from dnis_lightning.plain_files import write_dense, write_described, write_structured
-from dnis_lightning.recommender import GATES, Recommender
+from dnis_lightning.recommender import GATES, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
-from dnis_lightning.serving import WEIGHTS, Predictor, described
+from dnis_lightning.search.budget import parse_budget
+from dnis_lightning.search.prune import cut_mask
+from dnis_lightning.serving import Predictor, described
 from dnis_lightning.shipping import Shipping, Wanted
+
+log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
 
@@ -36,36 +43,41 @@ Metrics = dict[str, Any]
 class Exported:
     """What was written.
 
-    metrics: on select, where they are known. files: the bytes of each. others: those of the table in other forms.
+    metrics: on select, where they are known. files: the bytes of each. outside: those of the model's other weights.
+    others: those of the table in other forms. resident: what a process takes that reads the table; None where that was
+    not measured.
     """
 
     budget: str
     table: PackedTable
     metrics: Metrics
     files: Mapping[str, int]
+    outside: Mapping[str, int]
     others: Mapping[str, int]
+    resident: int | None
 
 
 def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     """Write table, raw ids and model of a finished run into a new folder, whole or not at all.
 
-    Raises RunError where the run has no such cut, the folder is there already, or the type of numbers is to be found
-    out by data that cannot be read.
+    A budget that is none of its cuts is one for another: the whole table cut anew, without training.
+    Raises RunError where the folder is there already, or the type of numbers is to be found out by data that cannot be
+    read, and ConfigError for what is no budget.
     """
     if to.exists():
         raise RunError(f"{to}: it is there already; name a new folder with --to")
     result = _result_of(run)
     budget = _budget(run, result, wanted.budget)
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
-    scheme, rest = _scheme_and_rest(run, blueprint, budget)
+    scheme, rest = _scheme_and_rest(run, blueprint, result, budget)
     layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
     shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
     if wanted.dtype is None:
         table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
     else:
-        facts = next(one for one in _all(result) if one["budget"] == budget)
         table = shipping.packed(scheme, wanted.dtype)
-        known = facts["metrics"].items() if facts["dtype"] == wanted.dtype else ()
+        facts = [one for one in _all(result) if (one["budget"], one["dtype"]) == (budget, wanted.dtype)]
+        known = facts[0]["metrics"].items() if facts else ()
         metrics = {name: value for name, value in known if name.startswith("select/")}
     one = PackedEmbedding.open(run.embedding((result["pruned"] or [{"budget": "unpruned"}])[0]["budget"]))
     of_run = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
@@ -79,8 +91,18 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
             save_file({name: tensor.contiguous() for name, tensor in rest.items()}, part / WEIGHTS)
             _WRITERS[wanted.format](part, table, one.fields, of_run)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+        resident = resident_bytes(part) if wanted.format == "packed" else None
+    outside = {name: sum(4 * one.numel() for key, one in rest.items() if test(key)) for name, test in _OUTSIDE.items()}
     dense = 4 * scheme.features * scheme.base_dim
-    return Exported(budget, table, metrics, files, {"dense fp32": dense, "COO fp32": scheme.coo_bytes})
+    others = {"dense fp32": dense, "COO fp32": scheme.coo_bytes}
+    return Exported(budget, table, metrics, files, outside, others, resident)
+
+
+_OUTSIDE: dict[str, Callable[[str], bool]] = {
+    "first-order terms": lambda name: name.startswith("first_order."),
+    "interaction": lambda name: not name.startswith("first_order."),
+}
+"""What the weights outside the table are of, by their names."""
 
 
 def _write_packed(folder: Path, table: PackedTable, fields: Sequence[PackedField], more: Mapping[str, Any]) -> None:
@@ -120,13 +142,19 @@ def _chosen(
     )
 
 
-def _scheme_and_rest(run: RunFolder, blueprint: Blueprint, budget: str) -> tuple[Scheme, dict[str, torch.Tensor]]:
-    if budget != "unpruned":
+def _scheme_and_rest(
+    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str
+) -> tuple[Scheme, dict[str, torch.Tensor]]:
+    if any(cut["budget"] == budget for cut in result["pruned"]):
         scheme, rest = Scheme.load(run.scheme(budget))
         return scheme, {name: torch.from_numpy(np.array(array)) for name, array in rest.items()}
     weights = load_best(run)["recommender"]
     model: Recommender = blueprint.build(gated=GATES in weights)
     model.load_weights(weights)
+    if budget != "unpruned":
+        whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
+        mask = cut_mask(model, parse_budget(budget), settings_of(run.path).prune.by, whole)
+        model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 
 
@@ -135,12 +163,23 @@ def _all(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str:
+    """One of the run's own, or one for another cut."""
     names = [one["budget"] for one in _all(result)]
     if given is None and len(names) > 2:
         raise RunError(f"{run.path}: it has several cuts; choose with --budget: {', '.join(names)}")
-    if given is not None and given not in names:
-        raise RunError(f"--budget {given}: {run.path} has no such cut, only {', '.join(names)}")
-    return names[0] if given is None else given
+    if given is None or given in names:
+        return names[0] if given is None else given
+    try:
+        name = parse_budget(given).name
+    except ConfigError as fault:
+        raise RunError(
+            f"--budget {given}: no cut of {run.path}, which has {', '.join(names)}; for another write cr:20, 10% "
+            "or 25MiB"
+        ) from fault
+    if result["features"] and not result["base_dim"]:
+        raise RunError(f"--budget {given}: the table of {run.path} has no dimensions, so nothing can be cut")
+    log.info("%s: cut from the whole table as the run left it, without training", name)
+    return name
 
 
 def _result_of(run: RunFolder) -> dict[str, Any]:

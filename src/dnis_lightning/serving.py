@@ -21,13 +21,12 @@ from dnis_lightning.embedding.packed_table import PackedLookup
 from dnis_lightning.embedding.table import EmbeddingTable
 from dnis_lightning.errors import DataError, RunError
 from dnis_lightning.packed import PackedEmbedding
+from dnis_lightning.packed.embedding import WEIGHTS
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.recommender import FeatureSpace, Recommender
 
 _OURS = "dnis_lightning.interaction"
-WEIGHTS = "model.safetensors"
-"""The file of a shipped folder that has all weights outside the table."""
 
 
 def described(blueprint: Blueprint) -> dict[str, Any]:

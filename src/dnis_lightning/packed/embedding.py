@@ -17,6 +17,8 @@ from dnis_lightning.packed.table import PackedTable
 from dnis_lightning.packed.tensors import DAMAGE
 
 MANIFEST, TABLE, VOCABULARY = "manifest.json", "table.safetensors", "vocabulary.safetensors"
+WEIGHTS = "model.safetensors"
+"""Beside an embedding: all weights of its model outside the table, where that is shipped, too."""
 _FORMAT, _VERSION = "dnis-lightning packed embedding", 1
 
 
