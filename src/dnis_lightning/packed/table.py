@@ -39,7 +39,8 @@ class Projections:
         block = np.where(np.isin(block_of, list(matrices)), block_of.astype(np.int64) + 1, 0)
         first = np.flatnonzero(np.append(True, block[1:] != block[:-1]))
         kind = np.min_scalar_type(int(block.max(initial=0)))
-        return cls(dict(matrices), first.astype(np.uint32), block[first].astype(kind))
+        single = {number: np.asarray(matrix, dtype=np.float32) for number, matrix in matrices.items()}
+        return cls(single, first.astype(np.uint32), block[first].astype(kind))
 
     def blocks(self, features: np.ndarray) -> np.ndarray:
         """(n,) the number of each feature's block, plus one, where that has a projection; else 0."""
