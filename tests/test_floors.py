@@ -24,6 +24,7 @@ FLOORS = (
     {"settings", "report", "shipping", "evaluation", "plain_files"},
     {"config"},
     {"blueprint"},
+    {"earlier"},
     {"build", "result", "spread", "serving"},
     {"cutting", "checks", "scoring", "onnx_file"},
     {"run", "exporting"},

@@ -15,13 +15,16 @@ from dnis_lightning.data.arrays import forget
 from dnis_lightning.data.interactions import Interactions
 from dnis_lightning.data.liked import Liked
 from dnis_lightning.data.negatives import Feedback
+from dnis_lightning.data.packing import pack_fields
 from dnis_lightning.data.prepare import Prepared, prepare
 from dnis_lightning.data.roles import near
 from dnis_lightning.data.source import Source
 from dnis_lightning.data.table import Table
 from dnis_lightning.data.vocabulary import VocabularyOptions
+from dnis_lightning.earlier import Earlier
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.evaluation import Evaluation
+from dnis_lightning.paths import expand
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
@@ -196,6 +199,15 @@ def shipping(settings: Settings, block_of: np.ndarray) -> Shipping:
     chosen = settings.ship
     layout = None if chosen.layout == "auto" else chosen.layout
     return Shipping(block_of, layout, None if chosen.dtype == "auto" else chosen.dtype, chosen.tolerance)
+
+
+def earlier(settings: Settings, prepared: Prepared) -> Earlier | None:
+    """The run that this one starts from. Raises RunError and ConfigError as `Earlier.load` does."""
+    if settings.start_from is None:
+        return None
+    found = Earlier.load(expand(settings.start_from), pack_fields(prepared))
+    log.info("start_from=%s: %s", settings.start_from, found.said)
+    return found
 
 
 def trial_model(blueprint: Blueprint, seed: int, *, gated: bool = False) -> Recommender:

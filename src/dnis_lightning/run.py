@@ -60,6 +60,7 @@ class Run:
         self.pruning = build.pruning(self.settings)
         self.best: Trial | None = None
         self.blocks = build.blocks_of(self.settings, self.prepared)
+        self.earlier = build.earlier(self.settings, self.prepared)
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
             self.prepared,
@@ -148,14 +149,14 @@ class Run:
         step = f"trial/{trial.name}"
         if step not in self.journal.done:
             blueprint, seed = self.blueprint.of(trial), self.settings.seed
-            model = build.trial_model(blueprint, seed, gated=trial.gated)
+
+            def initial() -> Recommender:
+                made = build.trial_model(blueprint, seed, gated=trial.gated)
+                return made if self.earlier is None else self.earlier.give_to(made, blueprint)
+
+            model = initial()
             phases = [
-                self.phases.fit(
-                    f"{trial.name}/{one.name}",
-                    one,
-                    model,
-                    start=lambda: build.trial_model(blueprint, seed, gated=trial.gated).state_dict(),
-                )
+                self.phases.fit(f"{trial.name}/{one.name}", one, model, start=lambda: initial().state_dict())
                 for one in trial.phases
             ]
             facts = {**self.evaluation.metrics(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}

@@ -163,6 +163,7 @@ class Settings(_Group):
     """The whole configuration, checked; what is not here reaches its reader through a node."""
 
     seed: Seed
+    start_from: str | None
     resume: str | None
     output_dir: str
     profile: str
