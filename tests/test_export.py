@@ -87,6 +87,7 @@ def test_a_file_is_scored_as_the_run_evaluates(
     folder, result = of_clicks
     ship, test = tmp_path / "ship", clicks.slice(1200)
     assert said_by(export.main, capsys, folder, "--to", ship, "--budget", budget, "--dtype", "fp32")[0] == 0
+    assert len({path.stat().st_mode for path in ship.iterdir()}) == 1, "who may read one may read all"
     pa.csv.write_csv(test.select(["tags", "part", "user", "price"]), tmp_path / "test.csv")
     code, _, err = said_by(predict.main, capsys, ship, tmp_path / "test.csv", "--to", tmp_path / "scores.csv")
     assert (code, err.splitlines()[-1]) == (0, "300 rows; ids without a row of their own: 1 of user")

@@ -25,7 +25,7 @@ from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.embedding import WEIGHTS
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.resident import resident_bytes
-from dnis_lightning.paths import whole_folder
+from dnis_lightning.paths import whole_file, whole_folder
 from dnis_lightning.plain_files import write_dense, write_described, write_structured
 from dnis_lightning.recommender import GATES, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
@@ -88,7 +88,8 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
             predictor = Predictor.of(PackedEmbedding(table, one.fields, of_run), rest)
             write_described(part, table, one.fields, {**of_run, **write_onnx(part, predictor)})
         else:
-            save_file({name: tensor.contiguous() for name, tensor in rest.items()}, part / WEIGHTS)
+            with whole_file(part / WEIGHTS) as weights:  # safetensors alone would shut everybody else out
+                save_file({name: tensor.contiguous() for name, tensor in rest.items()}, weights)
             _WRITERS[wanted.format](part, table, one.fields, of_run)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         resident = resident_bytes(part) if wanted.format == "packed" else None
