@@ -10,7 +10,7 @@ TESTS ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format bench results cost preparation ncf packed wheel clean
+.PHONY: help install run test test-all check format bench results cost preparation ncf packed compress wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ ncf: install ## GMF, MLP and NeuMF against NCF's figures (an hour; ARGS=ncf_test
 
 packed: install ## time and memory of looking rows up in packed tables (three minutes)
 	$(BIN)/python -m benchmarks.packed $(ARGS)
+
+compress: install ## compress() on a model of plain torch (ten minutes; DNIS_DATA the folder of the raw data)
+	$(BIN)/python -m benchmarks.compress $(ARGS)
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -106,3 +106,21 @@ def test_a_model_is_held_against_what_is_published(tmp_path: Path, real_data: Pa
     assert cells[:4] == ["gmf", "32", "0", "1"]
     assert cells[4:6] == cells[6:8], "there is one epoch to choose from"
     assert 0.3 < float(cells[4]) < 0.71
+
+
+@pytest.mark.slow
+def test_packed_tables_are_timed_beside_a_dense_one(tmp_path: Path) -> None:
+    printed = measure(tmp_path, "benchmarks.packed", "--features", "20000", "--rounds", "1")
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| 10% |")]
+    files = {row[2].strip(): float(row[3]) for row in rows}
+    assert files["csr, int8"] < files["csr, fp16"] < files["csr, fp32"] < 0.15 * files["dense, fp32"]
+    assert all("×" in row[5] for row in rows[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_compress_is_measured_on_real_data(tmp_path: Path, real_data: Path) -> None:  # noqa: F811
+    printed = measure(tmp_path, "benchmarks.compress", "--seeds", "1", DNIS_DATA=str(real_data))
+    lines = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
+    errors = {(line[1].strip(), line[2].strip()): float(line[4]) for line in lines[1:]}
+    assert errors["–", "as it was"] < errors["2", "by search"] < errors["5", "by search"] < 1
