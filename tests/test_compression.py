@@ -141,6 +141,20 @@ def test_what_is_never_looked_up_keeps_less(model: TwoTowers, batches: tuple[Bat
     assert kept[counts == 0].mean() < kept[counts > 0].mean()
 
 
+def test_it_trains_in_training_mode_and_holds_out_in_evaluation_mode(
+    model: TwoTowers, batches: tuple[Batches, Batches]
+) -> None:
+    modes: set[tuple[bool, bool]] = set()
+
+    def noted(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if torch.is_grad_enabled():
+            modes.add((any(batch is one for one in batches[0]), model.training))
+        return loss(model, batch)
+
+    compress(model, model.tables["both"], noted, *batches, rate=4, search_epochs=1, finetune_epochs=1)
+    assert modes == {(True, True), (False, False)}
+
+
 def once(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
     yield from batches
 

@@ -59,7 +59,8 @@ def compress(
 
     One search as in Algorithm 1, first order: the gates of `blocks` blocks of features of similar frequency learn on
     held_out, all weights on train, by Adam. Then the entries of smallest magnitude go (equation 9), and all weights,
-    but of the table only what is kept, train on for as long as held_out gains by it. The model is changed in place.
+    but of the table only what is kept, train on for as long as held_out gains by it. The model is changed in place; it
+    is in training mode meanwhile, and in evaluation mode with what is held out.
 
     loss: gives the mean loss of a batch, a scalar, as loss(model, batch). train, held_out: can be iterated over any
     number of times, as loaders can; batches are what `loss` takes. rate: N·K / kept, by count. lr: of the weights.
@@ -71,21 +72,24 @@ def compress(
     _check(embedding, rate, blocks, {"train": train, "held_out": held_out})
     parent, name = _place_of(model, embedding)
     work = _Training(model, loss, train, held_out, lr)
-    was_training = model.training
+    device, was_training = embedding.weight.device, model.training
     block_of = work.blocks_of(embedding, blocks)
-    selection = SoftSelection(block_of, int(block_of.max()) + 1, embedding.embedding_dim).to(embedding.weight.device)
+    selection = SoftSelection(block_of, int(block_of.max()) + 1, embedding.embedding_dim).to(device)
     setattr(parent, name, _Gated(embedding, selection))
+    model.train()
     try:
         work.search(selection, search_epochs, gates_lr, penalty)
-    finally:
-        setattr(parent, name, embedding)
-    module = PackedLookup(_cut(embedding, selection, rate).packed(block_of, "fp32", layout))
-    setattr(parent, name, module.to(embedding.weight.device))
-    work.fine_tune(finetune_epochs)
-    model.train(was_training)
-    if dtype != "fp32":
-        module = PackedLookup(module.packed().rounded(dtype)).to(embedding.weight.device)
+        module = PackedLookup(_cut(embedding, selection, rate).packed(block_of, "fp32", layout)).to(device)
         setattr(parent, name, module)
+        work.fine_tune(finetune_epochs)
+        if dtype != "fp32":
+            module = PackedLookup(module.packed().rounded(dtype)).to(device)
+            setattr(parent, name, module)
+    except BaseException:
+        setattr(parent, name, embedding)
+        raise
+    finally:
+        model.train(was_training)
     return module
 
 
