@@ -123,9 +123,9 @@ READING = (
     "A row is one method with its settings and cut; nothing is averaged but seeds. Labels name the fewest settings "
     "that tell the rows of one method apart; runs.csv has all. Metrics are means ± standard deviation "
     "(n − 1) over seeds. Bold: the best of a model's column, underlined: the second, by the digits printed.",
-    "Params: the embedding table as shipped in fp32, in its smallest layout, indices included. Entries: how many "
-    "values it keeps. coo_npz_mib: MiB of the file that the authors of DNIS measured, to be held against the paper's "
-    "Params (M).",
+    "Params: the file of the embedding table as it is shipped, indices included, in fp32 where ship.dtype was not set. "
+    "Entries: how many values it keeps. coo_npz_mib: MiB of the file that the authors of DNIS measured, to be held "
+    "against the paper's Params (M).",
     "Time: mean of preparing, search, training and the cut of this row, without the other cuts of the same run; of "
     "single-trial jobs the sum; a cut by learned thresholds or NIS starts afresh and is not charged with the unpruned "
     "model. "
