@@ -16,10 +16,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dnis_lightning.config import check_config, fingerprint, idle_keys, unread_keys
+from dnis_lightning.config import check_config, configuration_of, fingerprint, idle_keys, unread_keys
 from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_interrupted, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, logging_early, new_folder
 from dnis_lightning.paths import config_dir, expand
@@ -131,7 +131,7 @@ def job(config: DictConfig, command: str) -> float | None:
     if os.environ.get("LOCAL_RANK", "0") != "0" and SHARED_FOLDER not in os.environ:
         raise ConfigError("LOCAL_RANK is set, as by torchrun: start one process, with trainer=ddp it starts the others")
     if config.resume not in (None, "auto"):
-        config = _configuration_of(expand(str(config.resume)), str(config.resume), overrides)
+        config = _to_resume(expand(str(config.resume)), str(config.resume), overrides)
         overrides = []
     if many:  # a sweep over options may set keys that only some of them read
         for sentence in (*unread_keys(config, overrides), *idle_keys(config, overrides)):
@@ -209,17 +209,12 @@ def _unfinished(settings: Settings, mark: str) -> RunFolder | None:
     return folder
 
 
-def _configuration_of(folder: Path, given: str, overrides: list[str]) -> DictConfig:
+def _to_resume(folder: Path, given: str, overrides: list[str]) -> DictConfig:
     """The configuration that a run was started with.
 
     Raises RunError when the folder holds none, ConfigError when the command line asks for something else besides.
     """
-    try:
-        config = OmegaConf.load(folder / "config.yaml")
-    except (OSError, ValueError, OmegaConfBaseException) as fault:
-        raise RunError(f"resume={given}: no config.yaml that can be read there; name the folder of a run") from fault
-    if not isinstance(config, DictConfig):
-        raise RunError(f"resume={given}: its config.yaml is not one of ours; name the folder of a run")
+    config = configuration_of(folder, f"resume={given}")
     others = [override for override in overrides if not override.startswith(("resume=", *_MAY_MOVE))]
     if others:
         raise ConfigError(

@@ -57,15 +57,23 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     return settings
 
 
-def settings_of(run: Path) -> Settings:
-    """The checked configuration of a run. Raises RunError when its folder holds none, ConfigError as `check_config`."""
+def configuration_of(run: Path, given: str) -> DictConfig:
+    """The configuration that a run was started with; given: its folder as the user wrote it.
+
+    Raises RunError when the folder holds none.
+    """
     try:
         config = OmegaConf.load(run / "config.yaml")
     except (OSError, ValueError, OmegaConfBaseException) as fault:
-        raise RunError(f"{run}: no config.yaml that can be read; name the folder of a run") from fault
+        raise RunError(f"{given}: no config.yaml that can be read there; name the folder of a run") from fault
     if not isinstance(config, DictConfig):
-        raise RunError(f"{run}: its config.yaml is not one of ours; name the folder of a run")
-    return check_config(config)
+        raise RunError(f"{given}: its config.yaml is not one of ours; name the folder of a run")
+    return config
+
+
+def settings_of(run: Path) -> Settings:
+    """The checked configuration of a run. Raises RunError as `configuration_of`, ConfigError as `check_config`."""
+    return check_config(configuration_of(run, str(run)))
 
 
 def fingerprint(config: DictConfig, data: str) -> str:

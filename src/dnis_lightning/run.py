@@ -234,7 +234,7 @@ class Run:
         return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])
 
     def _shipped(self, scheme: Scheme, facts: Mapping[str, Any]) -> Scheme:
-        return as_shipped(scheme, self._packed(scheme, facts))
+        return scheme if facts["dtype"] == "fp32" else as_shipped(scheme, self._packed(scheme, facts))
 
     def _queries(self) -> dict[str, dict[str, int]] | None:
         if self.feedback is None:

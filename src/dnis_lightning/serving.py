@@ -121,7 +121,7 @@ class Predictor:
 
 
 def _check_trusted(node: Any, allowed: Sequence[str]) -> None:
-    """Raise UserError for a class, however deep in a node, of another package."""
+    """Raise RunError for a class, however deep in a node, of another package."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if target is not None and not any(str(target).startswith(f"{package}.") for package in allowed):
