@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import torch
 from dnis_lightning.data.mapping import RawMapping, save_mapping
 from dnis_lightning.data.packing import pack_fields
 from dnis_lightning.data.prepare import Prepared, prepare
-from dnis_lightning.data.source import Field
+from dnis_lightning.data.source import Field, RawForm
 from dnis_lightning.data.table import Table as OwnTable
 from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.errors import DataError, RunError
+from dnis_lightning.packed import PackedEmbedding, PackedTable
 
 from .conftest import Table, random_table
 
@@ -205,3 +208,12 @@ def test_packed_fields_give_each_raw_id_its_row(prepared: Prepared) -> None:
             first = [one.features(tags[:1] or [None])[0] for tags in lists]
             assert first == expected[:, start].tolist()
         start += one.columns
+
+
+@pytest.mark.parametrize("form", [RawForm(("", "?"), "|", quoted=False), RawForm()])
+def test_an_embedding_says_how_raw_text_is_read(form: RawForm) -> None:
+    empty = PackedTable.of(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), 4)
+    told = {"pooling": "sum", "raw_form": json.loads(json.dumps(asdict(form)))}
+    assert RawMapping.of(PackedEmbedding(empty, (), told)) == RawMapping((), "sum", form)
+    with pytest.raises(RunError, match="pooling 'last'"):
+        RawMapping.of(PackedEmbedding(empty, (), told | {"pooling": "last"}))

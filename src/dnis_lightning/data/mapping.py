@@ -99,11 +99,9 @@ class RawMapping:
     def of(cls, embedding: PackedEmbedding) -> RawMapping:
         """That of a packed embedding which says how raw rows are read. Raises RunError where it does not."""
         try:
-            form = embedding.told["raw_form"]
-            return cls(
-                embedding.fields, embedding.told["pooling"], RawForm(tuple(form["missing"]), form["multi_separator"])
-            )
-        except (KeyError, TypeError) as fault:
+            told = embedding.told
+            return cls(embedding.fields, _known_pooling(told["pooling"]), _raw_form(told["raw_form"]))
+        except (KeyError, TypeError, ValueError) as fault:
             raise RunError(
                 f"the manifest does not say how raw rows are read ({fault}); export the run again"
             ) from fault
