@@ -150,7 +150,7 @@ def test_without_its_data_a_run_is_exported_in_a_type_that_is_named(
     try:
         code, _, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", "--budget", "cr:2")
         assert code == 1
-        assert "the type of numbers is chosen by the run's data, which cannot be read here" in err
+        assert f"the type of numbers is chosen by the run's data: {source}" in err
         assert "--dtype fp32 needs none" in err
         assert not (tmp_path / "ship").exists()
         assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "bf16"]) == 0
@@ -277,7 +277,8 @@ def test_changed_data_do_not_choose_the_type(
         pa.csv.write_csv(clicks.slice(1), source)
         code, _, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", "--budget", "cr:2")
     finally:
-        source.write_bytes(before)
+        source.write_bytes(before)  # a file of another time, but with the same rows
+    assert export.main([str(folder), "--to", str(tmp_path / "same"), "--budget", "cr:2"]) == 0
     assert code == 1
     assert "its data have changed since" in err
     assert not (tmp_path / "ship").exists()
@@ -479,6 +480,7 @@ def test_the_graph_of_a_run_scores_its_test_rows(of_clicks: Run, clicks: pa.Tabl
     found = session.run([told["output"]], {"ids": batch.ids.numpy(), "values": batch.values.numpy()})[0]
     wanted = result["pruned"][0]["metrics"]["test/logloss"]  # type: ignore[index]
     assert logloss(found, clicks["clicked"].to_numpy()[1200:]) == pytest.approx(wanted, abs=1e-5)
+    assert told["checked_rows"] == {"random": 1000, "test": 300}
     assert sorted(path.name for path in (tmp_path / "graph").iterdir()) == ["ids.parquet", "model.onnx", "tables.json"]
 
 

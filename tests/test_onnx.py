@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from dnis_lightning import onnx_file
 from dnis_lightning.blueprint import build_interaction
 from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.errors import RunError
@@ -130,6 +131,17 @@ def test_a_graph_that_scores_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(PaddedLookup, "_rows", lambda self, features: torch.ones(features.shape[0], self.dims))
     with pytest.raises(RunError, match="scores of random rows are off by"):
         write_onnx(tmp_path, predictor_of("mf", CATEGORIES))
+
+
+def test_rows_of_the_test_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = predictor_of("fm", CATEGORIES)
+    test = predictor.mapping.encode({"user": RAW["user"], "item": RAW["item"]})
+    assert write_onnx(tmp_path, predictor, test)["checked_rows"] == {"random": 1000, "test": 20}
+    monkeypatch.setattr(onnx_file, "_random_rows", lambda predictor, count: {"ids": torch.tensor([[1, 5]] * 3)})
+    rows = PaddedLookup._rows
+    monkeypatch.setattr(PaddedLookup, "_rows", lambda self, ids: rows(self, ids) * (ids != 2)[:, None])
+    with pytest.raises(RunError, match="scores of test rows are off by"):
+        write_onnx(tmp_path, predictor_of("fm", CATEGORIES), test)
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from dnis_lightning import build
+from dnis_lightning.batch import Batch
 from dnis_lightning.blueprint import Blueprint, load_best, pruned_model
 from dnis_lightning.config import settings_of
+from dnis_lightning.data.loader import Loader
 from dnis_lightning.data.mapping import FILE as SCHEMA_FILE
+from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.measures import cost
@@ -32,11 +35,14 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.search.prune import cut_mask
 from dnis_lightning.serving import Predictor, described
+from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import Shipping, Wanted
+from dnis_lightning.training.datamodule import SplitsDataModule
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
+_TEST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -75,28 +81,37 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     if wanted.dtype is None:
         table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
     else:
-        table = shipping.packed(scheme, wanted.dtype)
-        facts = [one for one in _all(result) if (one["budget"], one["dtype"]) == (budget, wanted.dtype)]
-        known = facts[0]["metrics"].items() if facts else ()
-        metrics = {name: value for name, value in known if name.startswith("select/")}
-    one = PackedEmbedding.open(run.embedding((result["pruned"] or [{"budget": "unpruned"}])[0]["budget"]))
-    of_run = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
-    of_run |= {"run": {**one.told["run"], "budget": budget}, "select": metrics}
-    of_run["model"] = described(blueprint)
+        table, metrics = shipping.packed(scheme, wanted.dtype), _known(result, budget, wanted.dtype)
+    fields, told = _fields_and_told(run, result, budget)
+    told |= {"select": metrics, "model": described(blueprint)}
     with whole_folder(to, anew=True) as part:
         if wanted.format == "onnx":
-            predictor = Predictor.of(PackedEmbedding(table, one.fields, of_run), rest)
-            write_described(part, table, one.fields, {**of_run, **write_onnx(part, predictor)})
+            predictor = Predictor.of(PackedEmbedding(table, fields, told), rest)
+            write_described(part, table, fields, {**told, **write_onnx(part, predictor, _test_rows(run))})
         else:
             with whole_file(part / WEIGHTS) as weights:  # safetensors alone would shut everybody else out
                 save_file({name: tensor.contiguous() for name, tensor in rest.items()}, weights)
-            _WRITERS[wanted.format](part, table, one.fields, of_run)
+            _WRITERS[wanted.format](part, table, fields, told)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         resident = resident_bytes(part) if wanted.format == "packed" else None
     outside = {name: sum(4 * one.numel() for key, one in rest.items() if test(key)) for name, test in _OUTSIDE.items()}
-    dense = 4 * scheme.features * scheme.base_dim
-    others = {"dense fp32": dense, "COO fp32": scheme.coo_bytes}
+    others = {"dense fp32": 4 * scheme.features * scheme.base_dim, "COO fp32": scheme.coo_bytes}
     return Exported(budget, table, metrics, files, outside, others, resident)
+
+
+def _known(result: Mapping[str, Any], budget: str, dtype: str) -> Metrics:
+    """Metrics on select, where the run measured those of this table in this type."""
+    for one in _all(result):
+        if (one["budget"], one["dtype"]) == (budget, dtype):
+            return {name: value for name, value in one["metrics"].items() if name.startswith("select/")}
+    return {}
+
+
+def _fields_and_told(run: RunFolder, result: Mapping[str, Any], budget: str) -> tuple[tuple[PackedField, ...], Metrics]:
+    """Raw ids, and what there is to know of raw rows, from any of the run's own embeddings."""
+    one = PackedEmbedding.open(run.embedding((result["pruned"] or [{"budget": "unpruned"}])[0]["budget"]))
+    told = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
+    return one.fields, {**told, "run": {**one.told["run"], "budget": budget}}
 
 
 _OUTSIDE: dict[str, Callable[[str], bool]] = {
@@ -106,8 +121,8 @@ _OUTSIDE: dict[str, Callable[[str], bool]] = {
 """What the weights outside the table are of, by their names."""
 
 
-def _write_packed(folder: Path, table: PackedTable, fields: Sequence[PackedField], more: Mapping[str, Any]) -> None:
-    PackedEmbedding(table, tuple(fields)).save(folder, more)
+def _write_packed(folder: Path, table: PackedTable, fields: tuple[PackedField, ...], more: Mapping[str, Any]) -> None:
+    PackedEmbedding(table, fields).save(folder, more)
 
 
 _WRITERS = {"packed": _write_packed, "dense": write_dense, "structured": write_structured}
@@ -117,19 +132,10 @@ def _chosen(
     run: RunFolder, blueprint: Blueprint, shipping: Shipping, scheme: Scheme, rest: Mapping[str, torch.Tensor]
 ) -> tuple[PackedTable, Metrics]:
     """The table in the type that the select rows allow, and its metrics on these."""
-    settings = settings_of(run.path)
     try:
-        prepared = build.prepare_data(settings)
+        settings, prepared = _data_of(run)
     except UserError as fault:
-        raise RunError(
-            f"the type of numbers is chosen by the run's data, which cannot be read here: {fault}; "
-            "--dtype fp32 needs none"
-        ) from fault
-    if prepared.dataset.fingerprint != _fingerprint_of_data(run):
-        raise RunError(
-            f"{run.path}: its data have changed since, so they cannot say which type of numbers will do; --dtype fp32 "
-            "does not ask them"
-        )
+        raise RunError(f"the type of numbers is chosen by the run's data: {fault}; --dtype fp32 needs none") from fault
     feedback = build.make_feedback(settings, prepared)
     task = build.make_task(settings)
     evaluation = build.make_evaluation(settings, prepared, task, feedback)
@@ -141,6 +147,26 @@ def _chosen(
     return shipping.choose(
         scheme, metrics_of(scheme), metrics_of, lambda found: cost(task.monitor, found[f"select/{task.monitor}"])
     )
+
+
+def _data_of(run: RunFolder) -> tuple[Settings, Prepared]:
+    """The run's configuration and data. Raises UserError where these cannot be read, or are others by now."""
+    settings = settings_of(run.path)
+    prepared = build.prepare_data(settings)
+    if prepared.parts["select"].checksum() != _select_crc(run):  # the fingerprint changes with a copied file, too
+        raise RunError(f"{run.path}: its data have changed since")
+    return settings, prepared
+
+
+def _test_rows(run: RunFolder) -> Batch | None:
+    """Some of the run's test rows; None, with a word in the log, where its data are not at hand."""
+    try:
+        _, prepared = _data_of(run)
+    except UserError as fault:
+        log.warning("the graph is checked on random rows alone, not on test rows: %s", fault)
+        return None
+    loader = cast(Loader, SplitsDataModule(prepared, batch_size=_TEST_ROWS, seed=0).test_dataloader())
+    return next(iter(loader), None)
 
 
 def _scheme_and_rest(
@@ -194,8 +220,8 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
     return dict(found)
 
 
-def _fingerprint_of_data(run: RunFolder) -> str:
+def _select_crc(run: RunFolder) -> int:
     try:
-        return str(json.loads((run.path / SCHEMA_FILE).read_text(encoding="utf-8"))["fingerprint"])
+        return int(json.loads((run.path / SCHEMA_FILE).read_text(encoding="utf-8"))["select_crc"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise RunError(f"{run.path / SCHEMA_FILE}: cannot be read ({fault}); run the search again") from fault

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -108,31 +109,43 @@ class _Scorer(nn.Module):
         return logits.sigmoid() if self.is_click else logits
 
 
-def write_onnx(folder: Path, predictor: Predictor) -> dict[str, Any]:
+def write_onnx(folder: Path, predictor: Predictor, test: Batch | None = None) -> dict[str, Any]:
     """Write model.onnx; what tables.json has to say of it.
 
     Its inputs: ids (B, C) int64, rows of the table, and, where a field has several values or a number,
-    values (B, C) float32, which multiply them. Its output: score (B,).
-    Raises RunError where the extra `onnx` is not installed, or scores of random rows are not those of torch.
+    values (B, C) float32, which multiply them. Its output: score (B,). Its scores of random rows, and of those of
+    `test`, are compared with torch's.
+    Raises RunError where the extra `onnx` is not installed, or scores are others.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # torch asks for it
     except ImportError as fault:
         raise RunError(f"--format onnx: {fault.name} is not installed; pip install 'dnis-lightning[onnx]'") from fault
-    rows = _random_rows(predictor, 1000)
+    random = _random_rows(predictor, 1000)
+    checks = {"random": random} | ({} if test is None else {"test": _inputs(test, random)})
     scorer = _Scorer(predictor).eval()
     with torch.inference_mode():
-        wanted = scorer(**rows).numpy()
+        wanted = {name: scorer(**rows).numpy() for name, rows in checks.items()}
     scorer.model.table = cast(EmbeddingTable, PaddedLookup(predictor.embedding.table))
-    _export(scorer, {name: tensor[:3] for name, tensor in rows.items()}, folder / FILE)
+    _export(scorer, {name: tensor[:3] for name, tensor in random.items()}, folder / FILE)
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-    found = session.run(None, {name: tensor.numpy() for name, tensor in rows.items()})[0]
-    if not np.allclose(found, wanted, rtol=CLOSE, atol=CLOSE):
-        off = np.abs(found - wanted).max()
-        raise RunError(f"--format onnx: scores of random rows are off by {off:g}, so the graph is no use; take packed")
-    inputs = {name: f"{tensor.numpy().dtype} (B, {tensor.shape[1]})" for name, tensor in rows.items()}
-    return {"onnx": FILE, "inputs": inputs, "output": "score"}
+    for name, rows in checks.items():
+        found = session.run(None, {one: tensor.numpy() for one, tensor in rows.items()})[0]
+        if not np.allclose(found, wanted[name], rtol=CLOSE, atol=CLOSE):
+            off = np.abs(found - wanted[name]).max()
+            raise RunError(
+                f"--format onnx: scores of {name} rows are off by {off:g}, so the graph is no use; take --format packed"
+            )
+    inputs = {name: f"{tensor.numpy().dtype} (B, {tensor.shape[1]})" for name, tensor in random.items()}
+    checked = {name: len(rows["ids"]) for name, rows in checks.items()}
+    return {"onnx": FILE, "inputs": inputs, "output": "score", "checked_rows": checked}
+
+
+def _inputs(batch: Batch, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch as the graph takes it."""
+    values = torch.ones(batch.ids.shape) if batch.values is None else batch.values
+    return {name: {"ids": batch.ids, "values": values}[name] for name in like}
 
 
 def _export(scorer: nn.Module, example: dict[str, Tensor], path: Path) -> None:

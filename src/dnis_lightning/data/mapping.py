@@ -32,7 +32,8 @@ def save_mapping(folder: Path, prepared: Prepared) -> None:
     """Write both files, each whole or not at all.
 
     data.schema (JSON): for each field its kind, its rows of the table (first, end), and what becomes of numbers; the
-    first row of each field stands for what has no row of its own; and what raw text means, besides itself.
+    first row of each field stands for what has no row of its own; what raw text means, besides itself; and of which
+    data: their fingerprint, which is another when a file is touched, and a checksum of the encoded select rows.
     vocabulary.parquet: field, id, row of every raw id that has one.
     """
     vocabulary, layout = prepared.vocabulary, prepared.parts["train"].layout
@@ -51,6 +52,7 @@ def save_mapping(folder: Path, prepared: Prepared) -> None:
         "data": prepared.dataset.name,
         "task": prepared.dataset.task,
         "fingerprint": prepared.dataset.fingerprint,
+        "select_crc": prepared.parts["select"].checksum(),
         "columns": layout.bounds,
         "pooling": layout.pooling,
         "raw_form": asdict(prepared.raw_form),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -163,6 +164,14 @@ class RowFile:
                 if not got:
                     raise OSError(f"{self.path}: it ends before row {stop}")
                 done += got
+
+    def checksum(self) -> int:
+        """CRC-32 of all records. Raises OSError when they are not there."""
+        found = 0
+        with self.path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                found = zlib.crc32(piece, found)
+        return found
 
 
 def write_parts(layout: RowLayout, split: Split, folder: Path, seed: int) -> None:
