@@ -169,12 +169,67 @@ def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Bat
         ((own, loss, once(batches[0]), batches[1]), {}, "train is an iterator, which gives its batches once"),
         ((own, loss, batches[0], once(batches[1])), {}, "held_out is an iterator"),
         ((own, lambda model, batch: batch[1].mean(), *batches), {}, "no batch of train looks anything up"),
+        ((own, loss, batches[0], []), {}, "held_out has no batches"),
+        ((own, loss, *batches), {"dtype": "fp8"}, "dtype is 'fp8', expected one of fp32"),
+        ((own, loss, *batches), {"layout": "coo"}, "layout is 'coo', expected None or one of dense"),
         ((nn.Embedding(5, 2, sparse=True), loss, *batches), {}, "sparse gradients"),
         ((nn.Embedding(5, 2, max_norm=1.0), loss, *batches), {}, "max_norm"),
     ]:
         with pytest.raises(ValueError, match=says):
             compress(model, *arguments, **more)  # type: ignore[arg-type]
         assert model.tables["both"] is own
+
+
+class Shared(nn.Module):
+    """One embedding under two names, and perhaps its weight in a layer."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.user = self.item = nn.Embedding(500, 16)
+        self.out = nn.Linear(16, 500 if tied else 1)
+        if tied:
+            self.out.weight = self.user.weight
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self.out(self.user(input=pairs[:, 0]) * self.item(pairs[:, 1])).mean(-1)
+
+
+def test_a_shared_embedding_is_packed_wherever_it_is(batches: tuple[Batches, Batches]) -> None:
+    model = Shared(tied=False)
+    module = compress(model, model.user, loss, batches[0][:5], batches[1][:2], rate=4, search_epochs=1)
+    assert model.user is module
+    assert model.item is module
+    tied = Shared(tied=True)
+    with pytest.raises(ValueError, match="out has the weight of embedding, too"):
+        compress(tied, tied.user, loss, *batches)
+
+
+def test_a_dense_table_has_zeros_where_nothing_is_kept(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    module = compress(model, model.tables["both"], loss, *batches, rate=4, layout="dense", search_epochs=1)
+    packed = module.packed()
+    assert packed.layout.name == "dense"
+    assert np.count_nonzero(packed.values.stored) <= 500 * 16 / 4
+
+
+def test_gates_see_all_that_is_held_out(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    held_out, seen = batches[1][:4], []
+
+    def noted(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if torch.is_grad_enabled():
+            seen.extend(number for number, one in enumerate(held_out) if one is batch)
+        return loss(model, batch)
+
+    compress(model, model.tables["both"], noted, batches[0][:2], held_out, search_epochs=2, finetune_epochs=0)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_parts_that_are_kept_in_evaluation_mode_stay_so(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    model.train()
+    model.tower[1].eval()
+    compress(model, model.tables["both"], loss, batches[0][:2], batches[1][:2], search_epochs=1, finetune_epochs=0)
+    assert model.training
+    assert model.tables["both"].training
+    assert not model.tower[1].training
 
 
 def test_a_failure_leaves_the_model_with_its_embedding(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:

@@ -16,12 +16,14 @@ from tqdm import tqdm
 from dnis_lightning.blocks import make_blocks
 from dnis_lightning.embedding.packed_table import PackedLookup
 from dnis_lightning.embedding.selection import SoftSelection
-from dnis_lightning.packed.layouts import LayoutName
-from dnis_lightning.packed.values import DTypeName
+from dnis_lightning.packed import PackedTable
+from dnis_lightning.packed.layouts import LAYOUTS, LayoutName
+from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.bilevel import frozen, normalise
 from dnis_lightning.search.prune import largest
 
+_NOTHING_HELD_OUT = "held_out has no batches, expected at least one"
 Loss = Callable[[nn.Module, Any], Tensor]
 """The scalar loss of a model on a batch of one of the loaders."""
 
@@ -33,8 +35,8 @@ class _Gated(nn.Module):
         super().__init__()
         self.embedding, self.selection = embedding, selection
 
-    def forward(self, features: Tensor) -> Tensor:
-        rows: Tensor = self.selection(self.embedding(features), features)
+    def forward(self, input: Tensor) -> Tensor:  # by the name that nn.Embedding has for it
+        rows: Tensor = self.selection(self.embedding(input), input)
         return rows
 
 
@@ -67,30 +69,32 @@ def compress(
     gates_lr: of the gates' SGD, spread over the whole search. penalty: L1 on the gates, after equation 8. dtype,
     layout: see `PackedTable`; values are rounded at the end.
     Returns the module, which takes the features that the embedding took and gives rows; `module.packed().save(path)`
-    writes it. Raises ValueError for what cannot be compressed.
+    writes it. Raises ValueError for what cannot be compressed. After an exception of `loss` or a loader the embedding
+    is where it was, with the weights that it has by then.
     """
-    _check(embedding, rate, blocks, {"train": train, "held_out": held_out})
-    parent, name = _place_of(model, embedding)
+    _check(embedding, rate, blocks, dtype, layout, {"train": train, "held_out": held_out})
+    places = _places_of(model, embedding)
     work = _Training(model, loss, train, held_out, lr)
-    device, was_training = embedding.weight.device, model.training
-    block_of = work.blocks_of(embedding, blocks)
+    device, modes = embedding.weight.device, [(module, module.training) for module in model.modules()]
+    batches, block_of = work.batches_and_blocks(embedding, blocks)
     selection = SoftSelection(block_of, int(block_of.max()) + 1, embedding.embedding_dim).to(device)
-    setattr(parent, name, _Gated(embedding, selection))
+    places.put(_Gated(embedding, selection))
     model.train()
     try:
-        work.search(selection, search_epochs, gates_lr, penalty)
-        module = PackedLookup(_cut(embedding, selection, rate).packed(block_of, "fp32", layout)).to(device)
-        setattr(parent, name, module)
+        work.search(selection, search_epochs * batches, search_epochs, gates_lr, penalty)
+        scheme = _cut(embedding, selection, rate)
+        tuned = PackedLookup(scheme.packed(block_of, "fp32", "csr")).to(device)  # in dense, zeros would be trained
+        places.put(tuned)
         work.fine_tune(finetune_epochs)
-        if dtype != "fp32":
-            module = PackedLookup(module.packed().rounded(dtype)).to(device)
-            setattr(parent, name, module)
+        module = _repacked(tuned, dtype, layout)
     except BaseException:
-        setattr(parent, name, embedding)
+        places.put(embedding)
         raise
     finally:
-        model.train(was_training)
-    return module
+        for one, mode in modes:
+            one.training = mode
+    places.put(module)
+    return module.train(embedding.training)
 
 
 @dataclass
@@ -102,39 +106,37 @@ class _Training:
     train: Iterable[Any]
     held_out: Iterable[Any]
     lr: float
-    batches: int = 0
-    """Of train; known when they have been counted."""
 
-    def blocks_of(self, embedding: nn.Embedding, blocks: int) -> np.ndarray:
-        """(N,) the block of each feature, by how often the batches of train look it up."""
-        counts = torch.zeros(embedding.num_embeddings, dtype=torch.int64)
+    def batches_and_blocks(self, embedding: nn.Embedding, blocks: int) -> tuple[int, np.ndarray]:
+        """How many batches train has, and (N,) the block of each feature, by how often these look it up."""
+        counts, batches = torch.zeros(embedding.num_embeddings, dtype=torch.int64), 0
 
-        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            counts.add_(inputs[0].flatten().cpu().bincount(minlength=len(counts)))
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            features = inputs[0] if inputs else named["input"]
+            counts.add_(features.flatten().cpu().bincount(minlength=len(counts)))
 
-        hook = embedding.register_forward_pre_hook(count)
+        hook = embedding.register_forward_pre_hook(count, with_kwargs=True)
         try:
             with torch.no_grad(), frozen(self.model):
                 for batch in tqdm(self.train, desc="counting", unit="batch", disable=None):
                     self.loss(self.model, batch)
-                    self.batches += 1
+                    batches += 1
         finally:
             hook.remove()
         if not counts.any():
             raise ValueError("no batch of train looks anything up in embedding; does loss call the model?")
         fields = np.zeros(len(counts), dtype=np.int32)
-        return make_blocks(counts.numpy(), fields, blocks=min(blocks, len(counts))).block_of
+        return batches, make_blocks(counts.numpy(), fields, blocks=min(blocks, len(counts))).block_of
 
-    def search(self, selection: SoftSelection, epochs: int, gates_lr: float, penalty: float) -> None:
-        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out."""
-        optimizer, gates = self._optimizer(), selection.gates
+    def search(self, selection: SoftSelection, steps: int, epochs: int, gates_lr: float, penalty: float) -> None:
+        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out; steps: of all epochs."""
+        optimizer, gates, others = self._optimizer(), selection.gates, self._endless()
         for epoch in range(epochs):
-            others = self._endless()
             for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
                 gradient = self._gates_gradient(gates, next(others))
                 with torch.no_grad():
-                    gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / (epochs * self.batches))
+                    gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / steps)
                 selection.clip()
 
     def fine_tune(self, epochs: int) -> None:
@@ -153,6 +155,8 @@ class _Training:
         """The mean over the batches of held_out, in evaluation mode."""
         with torch.no_grad(), frozen(self.model):
             losses = [float(self.loss(self.model, batch)) for batch in self.held_out]
+        if not losses:
+            raise ValueError(_NOTHING_HELD_OUT)
         return sum(losses) / len(losses)
 
     def _step(self, optimizer: torch.optim.Optimizer, batch: Any) -> None:
@@ -174,7 +178,12 @@ class _Training:
 
     def _endless(self) -> Iterator[Any]:
         while True:
-            yield from self.held_out
+            found = False
+            for batch in self.held_out:
+                found = True
+                yield batch
+            if not found:
+                raise ValueError(_NOTHING_HELD_OUT)
 
     def _weights(self) -> dict[str, Any]:
         return copy.deepcopy(self.model.state_dict())
@@ -190,21 +199,57 @@ def _cut(embedding: nn.Embedding, selection: SoftSelection, rate: float) -> Sche
     return Scheme.from_dense(merged.cpu().numpy(), mask.cpu().numpy())
 
 
-def _place_of(model: nn.Module, embedding: nn.Embedding) -> tuple[nn.Module, str]:
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if child is embedding:
-                return parent, name
-    raise ValueError("embedding is no part of model: give a module of it, as model.embedding")
+def _repacked(module: PackedLookup, dtype: DTypeName, layout: LayoutName | None) -> PackedLookup:
+    """The same entries in another type and layout."""
+    packed = module.packed()
+    made = PackedTable.of(*packed.entries(), packed.dims, dtype=dtype, layout=layout)
+    return PackedLookup(made).to(module.values.device)
 
 
-def _check(embedding: nn.Embedding, rate: float, blocks: int, loaders: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Places:
+    """Where a model has an embedding: modules, and the names it has there."""
+
+    found: list[tuple[nn.Module, str]]
+
+    def put(self, module: nn.Module) -> None:
+        """Put a module there."""
+        for parent, name in self.found:
+            setattr(parent, name, module)
+
+
+def _places_of(model: nn.Module, embedding: nn.Embedding) -> _Places:
+    found = [
+        (parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is embedding
+    ]
+    if not found:
+        raise ValueError("embedding is no part of model: give a module of it, as model.embedding")
+    for other_name, other in model.named_modules():
+        if other is not embedding and any(one is embedding.weight for one in other._parameters.values()):
+            raise ValueError(
+                f"{other_name} has the weight of embedding, too, and would keep it; give it one of its own"
+            )
+    return _Places(found)
+
+
+def _check(
+    embedding: nn.Embedding,
+    rate: float,
+    blocks: int,
+    dtype: str,
+    layout: str | None,
+    loaders: Mapping[str, Any],
+) -> None:
     if not isinstance(embedding, nn.Embedding):
         raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
     if not 1 <= rate < math.inf:
         raise ValueError(f"rate is {rate}, expected 1 or more: entries before / entries kept")
     if blocks < 1:
         raise ValueError(f"blocks is {blocks}, expected 1 or more")
+    if dtype not in STORED:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(STORED)}")
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}, expected None or one of {', '.join(LAYOUTS)}")
     if embedding.sparse:
         raise ValueError("embedding has sparse gradients, which Adam does not take; make it with sparse=False")
     if embedding.max_norm is not None:
