@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from dnis_lightning import export, plain_files, predict, recommend
 from dnis_lightning.blueprint import rebuild
@@ -289,7 +291,7 @@ def test_what_a_kill_has_left_is_no_hindrance(of_clicks: Run, tmp_path: Path) ->
     (folder / "embedding" / ".cr-2.abc").mkdir()
     assert export.main([str(folder), "--to", str(tmp_path / "ship"), "--budget", "cr:2", "--dtype", "fp32"]) == 0
     again = tmp_path / "again"
-    (tmp_path / ".again.abc").mkdir()
+    (tmp_path / ".again.abcd1234").mkdir()
     write_embedding(again, PackedEmbedding.open(folder / "embedding" / "cr-2"), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "ship"]
 
@@ -337,6 +339,10 @@ def test_a_model_of_classes_that_nobody_allowed_is_not_made(
         assert code == 1
         assert re.search(r"the model is made of (os|pathlib.Path).unlink; if you trust it, allow it: --allow", err)
         assert victim.exists()
+    through_ours = "dnis_lightning.interaction.dcn.torch.os.unlink"
+    _told(ship, model={**told, "interaction": {**told["interaction"], "more": {**unlink, "_target_": through_ours}}})
+    assert f"the model is made of {through_ours}" in said_by(predict.main, capsys, ship, "rows.csv")[2]
+    assert victim.exists()
     _told(ship, model={**told, "interaction": {"_target_": "nowhere.Tower"}})
     code, _, err = said_by(predict.main, capsys, ship, "rows.csv", "--allow", "nowhere")
     assert code == 1
@@ -405,6 +411,18 @@ def test_weights_that_do_not_go_with_the_model_are_refused(
     code, _, err = said_by(predict.main, capsys, ship, "rows.csv")
     assert code == 1
     assert "export the run again" in err
+    _told(ship, model={**told["model"], "first_order": True, "global_bias": True})
+    assert said_by(predict.main, capsys, ship, "rows.csv")[2].endswith(
+        "rows.csv: cannot be read (No such file or directory); is the path right?\n"
+    )
+    weights = load_file(ship / "model.safetensors")
+    save_file({name: weights[name] for name in sorted(weights)[1:]}, ship / "model.safetensors")
+    facts = {
+        "bytes": (ship / "model.safetensors").stat().st_size,
+        "sha256": hashlib.sha256((ship / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    _told(ship, files={**told["files"], "model.safetensors": facts})
+    assert f"weights of another model: {sorted(weights)[0]}" in said_by(predict.main, capsys, ship, "rows.csv")[2]
     content = bytearray((ship / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (ship / "model.safetensors").write_bytes(content)

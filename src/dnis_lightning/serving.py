@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -27,6 +28,7 @@ from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.recommender import FeatureSpace, Recommender
 
 _OURS = "dnis_lightning.interaction"
+_USERS_AT_ONCE = 256
 
 
 def described(blueprint: Blueprint) -> dict[str, Any]:
@@ -43,7 +45,8 @@ def described(blueprint: Blueprint) -> dict[str, Any]:
 class Predictor:
     """A shipped model.
 
-    task: what it predicts. unknown: for each field, how many values so far were ids that have no row of their own.
+    task: what it predicts. unknown: for each field, how many values so far were ids that have no row of their own; it
+    is counted by `scores` and `recommend`, without a lock.
     """
 
     model: Recommender
@@ -99,17 +102,19 @@ class Predictor:
         rows, first = torch.from_numpy(user.features(list(users))), item.first + 1
         self.unknown[user.name] = self.unknown.get(user.name, 0) + int((rows == user.first).sum())
         catalogue = torch.arange(first, item.end)
-        scores = self.model.scores(rows, catalogue, self.embedding.fields.index(user)).float()
-        for number, one in enumerate(users):
-            had = item.features(list((seen or {}).get(one, ())))
-            scores[number, had[had >= first] - first] = -torch.inf
-        best, places = scores.sort(descending=True, stable=True)
         assert item.ids is not None, "items have ids"
-        names = item.ids.names()
-        return [
-            [(names[place], value) for place, value in zip(own[:top], values[:top], strict=True) if value > -np.inf]
-            for own, values in zip(places.tolist(), best.tolist(), strict=True)
-        ]
+        names, found = item.ids.names(), []
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            some, own = rows[start : start + _USERS_AT_ONCE], users[start : start + _USERS_AT_ONCE]
+            scores = self.model.scores(some, catalogue, self.embedding.fields.index(user)).float()
+            for number, one in enumerate(own):
+                had = item.features(list((seen or {}).get(one, ())))
+                scores[number, had[had >= first] - first] = -torch.inf
+            best, places = (part[:, :top].tolist() for part in scores.sort(descending=True, stable=True))
+            for values, chosen in zip(best, places, strict=True):
+                pairs = zip(chosen, values, strict=True)
+                found.append([(names[place], value) for place, value in pairs if value > -np.inf])
+        return found
 
     def user_and_item(self) -> tuple[PackedField, PackedField]:
         """The two fields of a model that ranks items for users. Raises DataError where it is no such model."""
@@ -124,7 +129,7 @@ def _check_trusted(node: Any, allowed: Sequence[str]) -> None:
     """Raise RunError for a class, however deep in a node, of another package."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
-        if target is not None and not any(str(target).startswith(f"{package}.") for package in allowed):
+        if target is not None and not _is_of(str(target), allowed):
             raise RunError(
                 f"the model is made of {target}; if you trust it, allow it: --allow {str(target).rpartition('.')[0]}"
             )
@@ -133,6 +138,18 @@ def _check_trusted(node: Any, allowed: Sequence[str]) -> None:
     elif isinstance(node, list | tuple):
         for value in node:
             _check_trusted(value, allowed)
+
+
+def _is_of(target: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name is that of a class which one of the packages defines.
+
+    The name alone does not say so: that of a module may go on with what it has imported.
+    """
+    within = tuple(f"{package}." for package in packages)
+    if not target.startswith(within):
+        return False
+    found = get_object(target)
+    return isinstance(found, type) and f"{found.__module__}.".startswith(within)
 
 
 def _built(embedding: PackedEmbedding, told: Mapping[str, Any]) -> Recommender:
