@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.packed_table import widened
 from dnis_lightning.embedding.table import EmbeddingTable
 from dnis_lightning.errors import RunError
 from dnis_lightning.lookup import Gather
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.packed.layouts import Dense
-from dnis_lightning.packed.numbers import Binned
 from dnis_lightning.packed.values import from_bf16
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 CLOSE = 1e-5
-"""How far scores may be off those of torch, beside a share as large."""
+"""How far scores may be off torch's: the absolute and the relative tolerance."""
 
 
 class PaddedLookup(nn.Module):
@@ -73,7 +73,7 @@ class PaddedLookup(nn.Module):
         if self.matrices:
             block = self.block[(flat[:, None] >= self.first).sum(1) - 1][:, None]
             for number, matrix in self.matrices.items():
-                rows = torch.where(block == number + 1, self._widened(rows, matrix), rows)
+                rows = torch.where(block == number + 1, widened(rows, matrix), rows)
         return rows.view(*features.shape, self.dims)
 
     def _rows(self, features: Tensor) -> Tensor:
@@ -88,11 +88,6 @@ class PaddedLookup(nn.Module):
         empty = torch.zeros(features.shape[0], self.dims, device=features.device)
         return empty.scatter_add(1, self.positions[places].long(), values)
 
-    def _widened(self, rows: Tensor, matrix: Tensor) -> Tensor:
-        copies = self.dims // matrix.shape[1]
-        narrow = rows.view(len(rows), copies, -1)[..., : len(matrix) // copies]
-        return torch.einsum("ncd,cdk->nck", narrow, matrix.view(copies, -1, matrix.shape[1])).flatten(1)
-
 
 class _Scorer(nn.Module):
     """Table rows (B, C) and what multiplies them (B, C), as `RawMapping.encode` gives them → scores (B,)."""
@@ -100,6 +95,7 @@ class _Scorer(nn.Module):
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.model, self.is_click = predictor.model, predictor.task == "ctr"
+        self.packed = predictor.embedding.table
         columns = [one.columns for one in predictor.embedding.fields]
         several = any(one.kind == "multi" for one in predictor.embedding.fields)
         self.offsets = torch.tensor([0, *np.cumsum(columns)]) if several else None
@@ -127,11 +123,13 @@ def write_onnx(folder: Path, predictor: Predictor, test: Batch | None = None) ->
     scorer = _Scorer(predictor).eval()
     with torch.inference_mode():
         wanted = {name: scorer(**rows).numpy() for name, rows in checks.items()}
-    scorer.model.table = cast(EmbeddingTable, PaddedLookup(predictor.embedding.table))
     _export(scorer, {name: tensor[:3] for name, tensor in random.items()}, folder / FILE)
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-    for name, rows in checks.items():
-        found = session.run(None, {one: tensor.numpy() for one, tensor in rows.items()})[0]
+    try:
+        session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+        scores = {name: session.run(None, {n: t.numpy() for n, t in rows.items()})[0] for name, rows in checks.items()}
+    except Exception as fault:  # its errors have no class in common
+        raise RunError(f"--format onnx: the graph does not run ({_first(fault)}); take --format packed") from fault
+    for name, found in scores.items():
         if not np.allclose(found, wanted[name], rtol=CLOSE, atol=CLOSE):
             off = np.abs(found - wanted[name]).max()
             raise RunError(
@@ -148,22 +146,49 @@ def _inputs(batch: Batch, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: {"ids": batch.ids, "values": values}[name] for name in like}
 
 
-def _export(scorer: nn.Module, example: dict[str, Tensor], path: Path) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    rows = torch.export.Dim("rows")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            scorer,
-            kwargs=example,
-            dynamo=True,
-            dynamic_shapes={name: {0: rows} for name in example},
-            input_names=list(example),
-            output_names=["score"],
-            verbose=False,
-        )
+def _export(scorer: _Scorer, example: dict[str, Tensor], path: Path) -> None:
+    rows, table = torch.export.Dim("rows"), scorer.model.table
+    try:
+        scorer.model.table = cast(EmbeddingTable, PaddedLookup(scorer.packed))
+        with _quietly(), torch.no_grad():
+            program = torch.onnx.export(
+                scorer,
+                kwargs=example,
+                dynamo=True,
+                dynamic_shapes={name: {0: rows} for name in example},
+                input_names=list(example),
+                output_names=["score"],
+                verbose=False,
+            )
+    except RunError:
+        raise
+    except Exception as fault:  # whatever the forward of a user's model raises
+        raise RunError(
+            f"--format onnx: torch makes no graph of this model ({_first(fault)}); take --format packed"
+        ) from fault
+    finally:
+        scorer.model.table = table
     assert program is not None, "asked for with dynamo"
     program.save(path)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch has to say while it exports."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _first(fault: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 
 def _random_rows(predictor: Predictor, count: int) -> dict[str, Tensor]:
@@ -171,8 +196,7 @@ def _random_rows(predictor: Predictor, count: int) -> dict[str, Tensor]:
     rng, fields = np.random.default_rng(0), predictor.embedding.fields
     ids = [rng.integers(one.first, one.end, (count, one.columns)) for one in fields]
     rows = {"ids": torch.from_numpy(np.concatenate(ids, axis=1))}
-    plain = [one.kind == "categorical" or isinstance(one.numbers, Binned) for one in fields]
-    if not all(plain):
-        values = [np.where(same, 1, rng.random((count, f.columns))) for f, same in zip(fields, plain, strict=True)]
+    if any(one.scaled for one in fields):
+        values = [rng.random((count, one.columns)) if one.scaled else np.ones((count, 1)) for one in fields]
         rows["values"] = torch.from_numpy(np.concatenate(values, axis=1).astype(np.float32))
     return rows

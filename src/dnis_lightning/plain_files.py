@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dnis_lightning.errors import RunError
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.layouts import Blocks
+from dnis_lightning.paths import write_json
 
 MOST_TABLES = 1024
 _ROWS_AT_ONCE = 1 << 16
@@ -46,8 +46,10 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
     layout = Blocks.of(indptr, positions, table.dims)
     keys, table_of = _groups(layout, table)
     row_of, tables = np.zeros(table.features, dtype=np.uint32), []
-    for number, (pattern, block) in enumerate(keys.tolist()):
-        mine, dims = np.flatnonzero(table_of == number), int(layout.widths()[pattern])
+    ends = np.bincount(table_of, minlength=len(keys)).cumsum()
+    of_each = np.split(np.argsort(table_of, kind="stable"), ends[:-1])
+    for number, ((pattern, block), mine) in enumerate(zip(keys.tolist(), of_each, strict=True)):
+        dims = int(layout.widths[pattern])
         row_of[mine] = np.arange(len(mine))
         np.save(folder / f"table{number}.npy", values[indptr[mine][:, None] + np.arange(dims)])
         columns = positions[indptr[mine[0]] : indptr[mine[0]] + dims].tolist()
@@ -98,4 +100,4 @@ def write_described(folder: Path, table: PackedTable, fields: Sequence[PackedFie
         for one in fields
     ]
     whole = {"features": table.features, "dims": table.dims, "ids": "ids.parquet", "fields": described, **told}
-    (folder / "tables.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "tables.json", whole)

@@ -87,6 +87,47 @@ def test_int8_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_that_some_projections_do_not_occur_in(layout: LayoutName) -> None:
+    torch.manual_seed(0)
+    block_of = np.repeat([0, 1, 2], [4, 3, 2])
+    table = MixedTable(block_of, [2, 6, 3], 6, copies=2, projected=True, std=1.0)
+    scheme = Scheme.from_dense(table.entries().numpy(), table.kept().numpy(), table.projection_arrays())
+    packed = scheme.packed(block_of, "fp32", layout)
+    whole, module = packed.rows(np.arange(9)), PackedLookup(packed)
+    for wanted in ([], [0], [5], [8], [0, 8], [[5, 0]]):
+        features = np.array(wanted, dtype=np.int64)
+        np.testing.assert_allclose(packed.rows(features), whole[features], rtol=1e-5)
+        np.testing.assert_allclose(module(torch.from_numpy(features)).detach().numpy(), whole[features], rtol=1e-5)
+    for kind in ("half", "double", "bfloat16"):
+        found = getattr(PackedLookup(packed), kind)()(torch.arange(9)).detach().float().numpy()
+        np.testing.assert_allclose(found, whole, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_default_type_changes_nothing(layout: LayoutName) -> None:
+    packed = scheme_of().packed(NO_BLOCKS, "fp32", layout)
+    module = PackedLookup(packed)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                found = module(torch.arange(90))
+                assert found.dtype == torch.float32
+                assert np.array_equal(found.detach().numpy(), packed.rows(np.arange(90)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_scales_are_loaded_with_the_values_that_they_are_of() -> None:
+    scheme = scheme_of()
+    doubled = Scheme(scheme.indptr, scheme.positions, scheme.values * 2, scheme.base_dim)
+    one, other = (PackedLookup(each.packed(NO_BLOCKS, "int8", "csr")) for each in (scheme, doubled))
+    one.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        assert torch.equal(one(torch.arange(90)), other(torch.arange(90)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_projected_rows_and_their_gradients_are_those_of_the_trained_table(layout: LayoutName) -> None:
     torch.manual_seed(0)
     block_of = np.repeat([0, 1, 2, 0, 3], [5, 9, 3, 2, 4])

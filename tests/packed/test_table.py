@@ -192,6 +192,12 @@ def test_int8_reaches_zero_rows_and_tiny_numbers() -> None:
     assert np.abs(scheme.packed(NO_BLOCKS, "int8", "csr").unprojected()).max() < 1e-40
 
 
+def test_what_bf16_cannot_hold() -> None:
+    assert np.isnan(from_bf16(to_bf16(np.array([np.nan, -np.nan], np.float32)))).all()
+    with pytest.raises(OverflowError, match=r"bf16 holds numbers up to 3\.38953e\+38, not 3\.4e\+38"):
+        PackedTable.of(np.array([0, 1]), np.array([0]), np.array([3.4e38], np.float32), 1, dtype="bf16")
+
+
 def test_bf16_is_that_of_torch() -> None:
     bits = np.random.default_rng(0).integers(2**32, size=100_000, dtype=np.uint32)
     values = np.concatenate([bits.view(np.float32), np.array([0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)])

@@ -22,8 +22,9 @@ _MASKS = {torch.uint8: 0xFF, torch.int16: 0xFFFF, torch.int32: 0xFFFFFFFF}
 class PackedLookup(nn.Module):
     """Rows (…, K) of features (…), as `PackedTable.rows` gives them.
 
-    What a row lacks is 0 and stays so; what is kept gets a gradient, unless it is int8. Without gradients, rows on the
-    CPU are made by the compiled loops, where Numba is installed.
+    What a row lacks is 0 and stays so, but in the layout dense, which has no such entries; what is kept gets a
+    gradient, unless it is int8. Without gradients, rows on the CPU are made by the compiled loops, where Numba is
+    installed. `state_dict` has the values, not which entries they are of: `packed().save(path)` writes both.
     """
 
     values: nn.Parameter
@@ -37,11 +38,11 @@ class PackedLookup(nn.Module):
         self._kind = values.dtype
         self.values = nn.Parameter(values, requires_grad=values.is_floating_point())
         scales = table.values.scales
-        self.register_buffer("scales", None if scales is None else _tensor(scales, bf16=True), persistent=False)
+        self.register_buffer("scales", None if scales is None else _tensor(scales, bf16=True))
         for name, array in table.layout.tensors().items():
             self.register_buffer(_attribute(name), _tensor(array), persistent=False)
         if isinstance(table.layout, Blocks):
-            self.register_buffer("widths", _tensor(table.layout.widths()), persistent=False)
+            self.register_buffer("widths", _tensor(table.layout.widths), persistent=False)
         made = table.projections
         matrices = {} if made is None else made.matrices
         self.projections = nn.ParameterDict({str(l): nn.Parameter(_tensor(array)) for l, array in matrices.items()})
@@ -53,25 +54,28 @@ class PackedLookup(nn.Module):
         """K, or 2K of a model with two tables."""
         return self._table.dims
 
-    def forward(self, features: Tensor, gather: Gather | None = None) -> Tensor:
-        """Rows (…, K) float32 of features (…); `gather` is for tables that are trained from the start."""
+    def forward(self, input: Tensor, gather: Gather | None = None) -> Tensor:
+        """Rows (…, K) float32 of features (…), which have the name that nn.Embedding has for them.
+
+        gather: only for tables that are trained from the start. Raises IndexError for a feature that is not there.
+        """
         if torch.jit.is_tracing():
             raise RuntimeError("a packed table has no trace: how much it reads depends on the features; export to ONNX")
-        flat = features.reshape(-1).long()
-        if not self.dims:
-            return torch.zeros(*features.shape, 0, device=features.device)
+        flat = input.reshape(-1).long()
         if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < self._table.features):
             there = f"the table has 0 … {self._table.features - 1}"
             raise IndexError(f"features {int(flat.min())} … {int(flat.max())}: {there}")
+        if not self.dims:
+            return torch.zeros(*input.shape, 0, dtype=torch.float32, device=input.device)
         loop = self._compiled()
         if loop is None:
             rows = self._unprojected(flat)
         else:
-            rows = torch.empty(len(flat), self.dims)
+            rows = torch.empty(len(flat), self.dims, dtype=torch.float32, device="cpu")
             loop(flat.numpy(), rows.numpy())
         if self.projections:
             rows = self._widened(rows, flat)
-        return rows.view(*features.shape, self.dims)
+        return rows.view(*input.shape, self.dims)
 
     def packed(self) -> PackedTable:
         """The table with the values and projections that the module has by now."""
@@ -85,6 +89,7 @@ class PackedLookup(nn.Module):
 
     def _compiled(self) -> Loop | None:
         own = self.values.device.type == "cpu" and self.values.dtype == self._kind
+        own = own and (self.scales is None or self.scales.dtype == torch.bfloat16)
         if not own or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         at = self.values.data_ptr()
@@ -96,6 +101,10 @@ class PackedLookup(nn.Module):
         """The values as they are stored, in the module's memory if that is on the CPU."""
         own, stored = self.values.detach().cpu().to(self._kind), self._table.values.stored
         bits = own.view(torch.int16).numpy() if own.dtype == torch.bfloat16 else own.numpy()
+        scales = self.scales
+        if scales is not None:
+            codes = scales.detach().cpu().bfloat16().view(torch.int16).numpy().view(np.uint16)
+            return replace(self._table.values, stored=bits.view(stored.dtype), scales=codes)
         return replace(self._table.values, stored=bits.view(stored.dtype))
 
     def _unprojected(self, features: Tensor) -> Tensor:
@@ -112,7 +121,7 @@ class PackedLookup(nn.Module):
         found = values.index_select(0, places).float()
         if self.scales is not None:
             found = found * torch.repeat_interleave(self.scales[features].float(), counts, output_size=total)
-        unit = torch.eye(self.dims, device=found.device)
+        unit = torch.eye(self.dims, dtype=found.dtype, device=found.device)
         return functional.embedding_bag(
             self._columns(features, places), unit, offsets, mode="sum", per_sample_weights=found
         )
@@ -156,10 +165,7 @@ class PackedLookup(nn.Module):
         block, wide = self._at("projected_block", run), rows
         for number, matrix in self.projections.items():
             mine = (block == int(number) + 1).nonzero().squeeze(1)
-            copies = self.dims // matrix.shape[1]
-            narrow = rows[mine].view(len(mine), copies, -1)[..., : len(matrix) // copies]
-            made = torch.einsum("ncd,cdk->nck", narrow, matrix.view(copies, -1, matrix.shape[1]))
-            wide = wide.index_copy(0, mine, made.flatten(1))
+            wide = wide.index_copy(0, mine, widened(rows[mine], matrix))
         return wide
 
     def _buffer(self, name: str) -> Tensor:
@@ -173,6 +179,14 @@ class PackedLookup(nn.Module):
 
     def _every(self, name: str) -> Tensor:
         return _unsigned(self._buffer(name))
+
+
+def widened(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Rows (n, C · K) of C tables side by side, of which each has d entries that are not 0, times (C · d, K)."""
+    copies = rows.shape[1] // matrix.shape[1]
+    narrow = rows.unflatten(1, (copies, matrix.shape[1]))[..., : len(matrix) // copies]
+    of_each = matrix.to(rows.dtype).unflatten(0, (copies, len(matrix) // copies))
+    return torch.einsum("ncd,cdk->nck", narrow, of_each).flatten(1)
 
 
 def _attribute(name: str) -> str:

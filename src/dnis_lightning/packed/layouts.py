@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -162,7 +163,7 @@ class Blocks(Layout):
     def spans(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Layout`."""
         run = self.runs(features)
-        counts = self.widths()[self.pattern[run]]
+        counts = self.widths[self.pattern[run]]
         return self.start[run].astype(np.int64) + (features - self.first[run]) * counts, counts
 
     def cells(self, features: np.ndarray, counts: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -173,10 +174,12 @@ class Blocks(Layout):
         """The run of each feature."""
         return np.searchsorted(self.first, features, side="right") - 1
 
+    @cached_property
     def widths(self) -> np.ndarray:
         """(P,) how many dimensions each pattern has."""
         return _unpacked(self.patterns, self.dims).sum(1, dtype=np.int64)
 
+    @cached_property
     def dimensions(self) -> np.ndarray:
         """The dimensions of each pattern, one pattern after the other."""
         return _unpacked(self.patterns, self.dims).nonzero()[1]

@@ -46,7 +46,7 @@ def loop_of(layout: Layout, values: Values) -> Loop | None:
 
 def _of_layout(layout: Csr | Bitmap | Blocks) -> tuple[Any, ...]:
     if isinstance(layout, Blocks):
-        ends, columns = np.append(0, layout.widths().cumsum()), layout.dimensions()
+        ends, columns = np.append(0, layout.widths.cumsum()), layout.dimensions
         return np.asarray(layout.first), np.asarray(layout.start), np.asarray(layout.pattern), ends, columns
     starts: Pointers = layout.starts
     kept = layout.positions if isinstance(layout, Csr) else layout.bits

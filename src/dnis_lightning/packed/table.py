@@ -37,6 +37,8 @@ class Projections:
     def of(cls, matrices: Mapping[int, np.ndarray], block_of: np.ndarray) -> Projections:
         """By the block of each feature, (N,)."""
         block = np.where(np.isin(block_of, list(matrices)), block_of.astype(np.int64) + 1, 0)
+        if not len(block):
+            block = np.zeros(1, dtype=np.int64)  # a run of no features
         first = np.flatnonzero(np.append(True, block[1:] != block[:-1]))
         kind = np.min_scalar_type(int(block.max(initial=0)))
         single = {number: np.asarray(matrix, dtype=np.float32) for number, matrix in matrices.items()}
@@ -52,9 +54,9 @@ class Projections:
         for number, matrix in self.matrices.items():
             mine = np.flatnonzero(block == number + 1)
             copies = rows.shape[1] // matrix.shape[1]
-            narrow = rows[mine].reshape(len(mine), copies, -1)[..., : len(matrix) // copies]
+            narrow = rows[mine].reshape(len(mine), copies, matrix.shape[1])[..., : len(matrix) // copies]
             wide = np.matmul(narrow.swapaxes(0, 1), matrix.reshape(copies, -1, matrix.shape[1]))
-            rows[mine] = wide.swapaxes(0, 1).reshape(len(mine), -1)
+            rows[mine] = wide.swapaxes(0, 1).reshape(len(mine), rows.shape[1])
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Its arrays by name, as they are stored."""
@@ -139,18 +141,21 @@ class PackedTable:
         projections = 0 if self.projections is None else sum(a.nbytes for a in self.projections.tensors().values())
         return {"values": values, "indices": self.layout.bytes, "projections": projections}
 
-    def rows(self, features: np.ndarray) -> np.ndarray:
+    def rows(self, features: np.ndarray, *, compiled: bool = True) -> np.ndarray:
         """Rows (…, K) float32 of features (…), whole numbers from 0 to N − 1.
 
-        Raises IndexError where one is not among these.
+        compiled: by the compiled loops, where Numba is installed; else by NumPy alone.
+        Raises IndexError where a feature is not among these, TypeError where it is no whole number.
         """
         wanted = np.asarray(features)
         flat = wanted.reshape(-1)
+        if flat.size and flat.dtype.kind not in "iu":
+            raise TypeError(f"features of the type {flat.dtype}, expected whole numbers")
         if flat.size and not (flat.min() >= 0 and flat.max() < self.features):
             raise IndexError(f"feature {flat.min()} … {flat.max()}: the table has 0 … {self.features - 1}")
         rows = np.empty((len(flat), self.dims), dtype=np.float32)
         if rows.size:
-            (self._loop or self._fill)(flat.astype(np.int64, copy=False), rows)
+            ((compiled and self._loop) or self._fill)(flat.astype(np.int64, copy=False), rows)
         if self.projections is not None:
             self.projections.apply(rows, flat)
         return rows.reshape(*wanted.shape, self.dims)
@@ -185,6 +190,8 @@ class PackedTable:
         if told["version"] != _VERSION:
             raise ValueError(f"version {told['version']} of the format, this program reads {_VERSION}")
         kind, dtype = cast(LayoutName, told["layout"]), cast(DTypeName, told["dtype"])
+        if kind not in LAYOUTS or dtype not in STORED:
+            raise ValueError(f"layout {kind} and values {dtype}, which this program does not know")
         layout, stored = LAYOUTS[kind].read(tensors, int(told["features"]), int(told["dims"])), tensors["values"]
         if stored.dtype != STORED[dtype] or layout.kept != len(stored):
             raise ValueError("values that do not go with the layout")

@@ -17,7 +17,7 @@ STORED: Mapping[DTypeName, np.dtype] = {
     "int8": np.dtype(np.int8),
 }
 """What values are stored as; NumPy has no bfloat16, so its bits stand in a uint16."""
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+_LARGEST = {"fp16": float(np.finfo(np.float16).max), "bf16": 2.0**127 * (2 - 2.0**-7)}
 _STEPS = 127
 
 
@@ -38,10 +38,10 @@ class Values:
     def of(cls, values: np.ndarray, indptr: np.ndarray, dtype: DTypeName) -> Values:
         """Values (kept,) float32; feature i has those from indptr[i] to indptr[i + 1].
 
-        Raises OverflowError where one of them is too large for fp16.
+        Raises OverflowError where one of them is too large for fp16 or bf16.
         """
-        if dtype == "fp16" and np.abs(values).max(initial=0) > _LARGEST_HALF:
-            raise OverflowError(f"fp16 holds numbers up to {_LARGEST_HALF:.0f}, not {np.abs(values).max():g}")
+        if (largest := np.abs(values).max(initial=0)) > _LARGEST.get(dtype, np.inf):
+            raise OverflowError(f"{dtype} holds numbers up to {_LARGEST[dtype]:g}, not {largest:g}")
         if dtype == "int8":
             return cls(dtype, *_quantised(values, indptr))
         return cls(dtype, to_bf16(values) if dtype == "bf16" else values.astype(STORED[dtype]))
@@ -64,8 +64,10 @@ class Values:
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
     """The bits (uint16) of the nearest bfloat16, of two alike the even one."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    single = np.ascontiguousarray(values, dtype=np.float32)
+    bits = single.view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(single), np.uint16(0x7FC0), rounded)
 
 
 def from_bf16(bits: np.ndarray) -> np.ndarray:
