@@ -83,7 +83,11 @@ def test_what_cannot_be_started_from_is_named(before: Path, tmp_path: Path) -> N
         ((*later, f"start_from={tmp_path}"), "not a model description that can be read"),
         ((*later, f"start_from={before}", "search.base_dim=8"), "dims=8, that one with 4"),
         ((*later, f"start_from={before}", "model=deepfm"), "start_from: this run has models with interaction="),
-        ((*SHORT, "data.path=later.csv", "search=mde", f"start_from={before}"), "every block as wide as the others"),
+        ((*SHORT, "data.path=later.csv", "search=mde", f"start_from={before}"), "blocks of different widths"),
+        (
+            (*later, f"start_from={before}", "model.global_bias=none"),
+            "the weights global_bias are not there in this run, of the shape () in that one; take the same fields",
+        ),
     ]:
         done = dnis(place, *arguments)
         assert done.returncode == 1

@@ -51,12 +51,21 @@ class Earlier:
 
         Raises ConfigError for a model of another kind.
         """
-        for name in ("interaction", "dims", "first_order", "block_dims"):
+        for name in ("interaction", "dims", "first_order"):
             own, other = getattr(blueprint, name), getattr(self.blueprint, name)
-            if own != other or (name == "block_dims" and own is not None):
+            if own != other:
                 raise ConfigError(
-                    f"start_from: this run has models with {name}={own}, that one with {other}; both have to be the "
-                    "same, and every block as wide as the others"
+                    f"start_from: this run has models with {name}={own}, that one with {other}; make them the same"
+                )
+        if blueprint.block_dims is not None or self.blueprint.block_dims is not None:
+            raise ConfigError("start_from: a model has blocks of different widths; it starts models of one width alone")
+        rest, before = model.rest(), self.model.rest()
+        for name in sorted(rest.keys() | before.keys()):
+            own, other = (tuple(one[name].shape) if name in one else None for one in (rest, before))
+            if own != other and not name.startswith("first_order."):
+                raise ConfigError(
+                    f"start_from: the weights {name} are {_there(own)} in this run, {_there(other)} in that one; take "
+                    "the same fields and the same model"
                 )
         there = torch.from_numpy(np.flatnonzero(self.row_of >= 0))
         rows = torch.from_numpy(self.row_of)[there]
@@ -65,8 +74,8 @@ class Earlier:
         model.table.keep(table, None)
         if model.first_order is not None and self.model.first_order is not None:
             model.first_order.weight[there] = self.model.first_order.weight[rows]
-        rest = {name: weight for name, weight in self.model.rest().items() if not name.startswith("first_order.")}
-        model.load_rest(rest)
+        old = {name: weight for name, weight in before.items() if not name.startswith("first_order.")}
+        model.load_rest(model.rest() | old)
         return model
 
     @property
@@ -74,6 +83,10 @@ class Earlier:
         """How many features start where they ended."""
         old = int((self.row_of >= 0).sum())
         return f"{old:,} of {len(self.row_of):,} features start as they ended there, the others afresh"
+
+
+def _there(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else f"of the shape {shape}"
 
 
 def _rows(new: PackedField, old: PackedField | None) -> np.ndarray:

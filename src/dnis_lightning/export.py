@@ -20,7 +20,7 @@ from dnis_lightning.measures import headline
 from dnis_lightning.packed.embedding import TABLE, WEIGHTS
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
-from dnis_lightning.shipping import Format, Wanted
+from dnis_lightning.shipping import TOLERANCE, Format, Wanted
 
 if TYPE_CHECKING:
     from dnis_lightning.exporting import Exported
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", *get_args(DTypeName)),
         help="of the values; auto (default): the smallest that is no worse on the select rows than --tolerance says",
     )
-    parser.add_argument("--tolerance", type=float, help="a share of the metric that decides (default: 0.001)")
+    parser.add_argument("--tolerance", type=float, help=f"a share of the metric that decides (default: {TOLERANCE})")
     return parser
 
 
@@ -72,7 +72,7 @@ def _export(given: argparse.Namespace) -> None:
 
 def _wanted(given: argparse.Namespace) -> Wanted:
     """Raises UserError for options that contradict each other."""
-    tolerance = 0.001 if given.tolerance is None else given.tolerance
+    tolerance = TOLERANCE if given.tolerance is None else given.tolerance
     if not 0 <= tolerance < math.inf:
         raise UserError(f"--tolerance {tolerance}: expected a share, 0 or above")
     if given.tolerance is not None and given.dtype not in (None, "auto"):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import json
 import logging
-import math
 import os
 import sys
 import time
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.paths import whole_file
+from dnis_lightning.paths import whole_file, write_json
 
 SHARED_FOLDER = "DNIS_RUN_FOLDER"
 """Environment variable by which rank zero tells the other ranks of a run where it writes."""
@@ -63,10 +61,13 @@ class RunFolder:
             return
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as fault:
+                raise RunError(f"{self.path}: another process is at work in this run; wait for it") from fault
+            except OSError:  # some network file systems have no locks
+                pass
             yield
-        except BlockingIOError as fault:
-            raise RunError(f"{self.path}: another process is at work in this run; wait for it") from fault
         finally:
             os.close(handle)
 
@@ -85,8 +86,8 @@ class RunFolder:
             part.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value as JSON, whole or not at all; what is no finite number becomes null, as JSON has no other."""
-        self.write_text(name, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        """Write a value as JSON, whole or not at all; see `paths.write_json`."""
+        write_json(self.path / name, value)
 
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as CSV; the columns are all keys, in order of appearance."""
@@ -99,14 +100,6 @@ class RunFolder:
 
 def _as_file(budget: str) -> str:
     return budget.replace(":", "-").replace("/", "-")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_folder(outputs: Path, kind: str, job: int, suffix: str) -> RunFolder:

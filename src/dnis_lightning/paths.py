@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+_RANDOM = 8
+"""Characters that `tempfile` ends names with."""
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -38,6 +43,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all; what is no finite number becomes null, as JSON has no other."""
+    with whole_file(path) as part:
+        text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same with None in place of numbers that are not finite, however deep."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes have left that were writing `path` by `whole_file` or `whole_folder`."""
+    return list(path.parent.glob(f".{path.name}.{'?' * _RANDOM}"))
 
 
 @contextlib.contextmanager

@@ -203,8 +203,11 @@ class Recommender(nn.Module):
         }
 
     def load_rest(self, rest: Mapping[str, Tensor]) -> None:
-        """Take what `rest` gave."""
-        self.load_state_dict(self.state_dict() | dict(rest))
+        """Take what `rest` gave. Raises RuntimeError where that is of another model."""
+        found = self.load_state_dict(dict(rest), strict=False)
+        absent = [name for name in found.missing_keys if not name.startswith(("table.", "selection."))]
+        if absent or found.unexpected_keys:
+            raise RuntimeError(f"weights of another model: {', '.join([*absent, *found.unexpected_keys][:3])}")
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Take what `state_dict` gave, of this model or of one built alike; a mask comes and goes with it."""

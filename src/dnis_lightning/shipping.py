@@ -14,11 +14,13 @@ from dnis_lightning.errors import RunError
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import STORED, DTypeName
-from dnis_lightning.paths import whole_folder
+from dnis_lightning.paths import leftovers, whole_folder
 from dnis_lightning.scheme import Scheme
 
 Format = Literal["packed", "dense", "structured", "onnx"]
 Metrics = Mapping[str, Any]
+TOLERANCE = 0.001
+"""How much worse a smaller type may be, as a share of the metric that decides, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Wanted:
     budget: str | None = None
     layout: LayoutName | None = None
     dtype: DTypeName | None = None
-    tolerance: float = 0.001
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Shipping:
     block_of: np.ndarray
     layout: LayoutName | None = None
     dtype: DTypeName | None = "fp32"
-    tolerance: float = 0.001
+    tolerance: float = TOLERANCE
 
     def choose(
         self,
@@ -78,7 +80,7 @@ class Shipping:
         try:
             return scheme.packed(self.block_of, dtype, self.layout)
         except OverflowError as fault:
-            raise RunError(f"ship.dtype={dtype}: {fault}; take bf16") from fault
+            raise RunError(f"the table does not go into {dtype}: {fault}; take fp32") from fault
 
     def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
         for dtype in STORED:
@@ -98,7 +100,9 @@ def as_shipped(scheme: Scheme, packed: PackedTable) -> Scheme:
 
 def write_embedding(folder: Path, embedding: PackedEmbedding, more: Mapping[str, Any]) -> None:
     """Write a folder, whole or not at all, in place of what was there; more: what else its manifest says."""
-    for stale in (folder, *folder.parent.glob(f".{folder.name}.*")):  # made before; left by a killed process
+    for stale in leftovers(folder):
         shutil.rmtree(stale, ignore_errors=True)
-    with whole_folder(folder) as part:
+    if folder.exists():
+        shutil.rmtree(folder)
+    with whole_folder(folder, anew=True) as part:
         embedding.save(part, more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,7 +94,7 @@ def _overlap(folder: Path) -> None:
         (lambda folder: _told(folder, sealed=False, pooling="mdan"), r"manifest\.json has been changed"),
         (lambda folder: _told(folder, fields=None), "NoneType"),
         (_overlap, "the rows of the field price are not what its ids want"),
-        (lambda folder: _told(folder, files={}), r"'table\.safetensors' is not told"),
+        (lambda folder: _told(folder, files={}), r"'table\.safetensors' is not there"),
     ],
 )
 def test_what_is_damaged_or_foreign_is_refused(folder: Path, damage: Callable[[Path], object], says: str) -> None:
@@ -129,3 +130,32 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "pandas
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split("\n")[:2] == ["(1, 8)", "[]"]
+
+
+def test_raw_values_of_numbers_multiply_their_row(folder: Path) -> None:
+    embedding = PackedEmbedding.open(folder)
+    one, two, missing = embedding.lookup("price", [1.0, "3", None])
+    field = embedding.field("price")
+    row = embedding.rows(np.array([field.first + 1]))[0]
+    values = field.encode([1.0, 3.0])[1]
+    np.testing.assert_allclose(np.stack([one, two]), values[:, None] * row, rtol=1e-6)
+    assert np.array_equal(missing, embedding.rows(np.array([field.first]))[0])
+    for raw, fault in ((["1e39"], "1e+39 is no finite number"), ([float("inf")], "inf is no finite number")):
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            embedding.lookup("price", raw)
+
+
+def test_one_value_is_no_list_of_its_characters(folder: Path) -> None:
+    embedding = PackedEmbedding.open(folder)
+    with pytest.raises(TypeError, match="'59': one value; give a list of them"):
+        embedding.lookup(embedding.fields[0].name, "59")
+    with pytest.raises(TypeError, match="features of the type float64, expected whole numbers"):
+        embedding.rows(np.array([1.0]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")
+def test_a_file_is_open_once_however_many_arrays_it_has(folder: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    embeddings = [PackedEmbedding.open(folder) for _ in range(10)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 20
+    assert embeddings[9].table.kept

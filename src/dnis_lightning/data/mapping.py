@@ -21,7 +21,8 @@ from dnis_lightning.data.source import Column, RawForm
 from dnis_lightning.errors import DataError, RunError
 from dnis_lightning.packed import PackedEmbedding
 from dnis_lightning.packed.fields import FieldIds, PackedField
-from dnis_lightning.packed.numbers import Binned, from_json
+from dnis_lightning.packed.numbers import from_json
+from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.paths import whole_file
 
 SCHEMA = 2
@@ -94,7 +95,7 @@ class RawMapping:
             table = pq.read_table(folder / told["ids"])
             fields = tuple(_field(told, number, table) for number in range(len(told["fields"])))
             return cls(fields, _known_pooling(told["pooling"]), _raw_form(told["raw_form"]))
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except DAMAGE as fault:
             raise RunError(f"{folder / FILE}: cannot be read ({fault}); name the folder of a run") from fault
 
     @classmethod
@@ -103,7 +104,7 @@ class RawMapping:
         try:
             told = embedding.told
             return cls(embedding.fields, _known_pooling(told["pooling"]), _raw_form(told["raw_form"]))
-        except (KeyError, TypeError, ValueError) as fault:
+        except DAMAGE as fault:
             raise RunError(
                 f"the manifest does not say how raw rows are read ({fault}); export the run again"
             ) from fault
@@ -120,7 +121,7 @@ class RawMapping:
 
         Ids may be of any type, numbers text, too; multi fields take lists, or the text that training took. Null, "" and
         what stood for a missing value in training are missing.
-        Raises DataError where a field has no column, or one that cannot be what it was in training or is longer.
+        Raises DataError where a field has no column, one of another type than in training, or of another length.
         """
         if isinstance(columns, pa.Table):
             columns = {name: columns[name] for name in columns.column_names}
@@ -133,9 +134,8 @@ class RawMapping:
         values = np.ones(ids.shape, dtype=np.float32)
         for one, start, end in zip(self.fields, bounds, bounds[1:], strict=False):
             ids[:, start:end], values[:, start:end] = self._of_column(one, columns[one.name], rows, unknown)
-        plain = all(one.kind == "categorical" or isinstance(one.numbers, Binned) for one in self.fields)
         offsets = torch.from_numpy(bounds) if any(one.kind == "multi" for one in self.fields) else None
-        scale = None if plain else torch.from_numpy(values)
+        scale = torch.from_numpy(values) if any(one.scaled for one in self.fields) else None
         return Batch(torch.from_numpy(ids), torch.zeros(rows), scale, offsets)
 
     def _of_column(

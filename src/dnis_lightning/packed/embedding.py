@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.packed.fields import PackedField, read_fields, write_fields
+from dnis_lightning.packed.fields import PackedField, Raw, read_fields, write_fields
 from dnis_lightning.packed.table import PackedTable
 from dnis_lightning.packed.tensors import DAMAGE
+from dnis_lightning.paths import finite, write_json
 
 MANIFEST, TABLE, VOCABULARY = "manifest.json", "table.safetensors", "vocabulary.safetensors"
 WEIGHTS = "model.safetensors"
@@ -56,12 +57,12 @@ class PackedEmbedding:
             if (fields[-1].end if fields else 0) != made.table.features:
                 raise ValueError("fields and table do not go together")
         except DAMAGE as fault:
-            why = f"{fault} is not told" if isinstance(fault, KeyError) else fault
-            raise RunError(f"{folder}: not a packed embedding that can be read ({why}); pack it again") from fault
+            why = f"{fault} is not there" if isinstance(fault, KeyError) else fault
+            raise RunError(f"{folder}: not a packed embedding that can be read ({why}); export it again") from fault
         return made
 
     def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
-        """Write the files into a folder that is there; the manifest, with `more` in it, comes last.
+        """Write the files into a folder; the manifest, with `more` in it, comes last.
 
         Its checksums are of all .safetensors files there, others too, and of itself.
         """
@@ -79,8 +80,8 @@ class PackedEmbedding:
             **(more or {}),
             "files": {path.name: _facts(path) for path in sorted(folder.glob("*.safetensors"))},
         }
-        told["sha256"] = digest_of(told)
-        (folder / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        told = finite(told)
+        write_json(folder / MANIFEST, told | {"sha256": digest_of(told)})
 
     def field(self, name: str) -> PackedField:
         """The field of a name. Raises KeyError where there is none."""
@@ -89,7 +90,7 @@ class PackedEmbedding:
                 return one
         raise KeyError(f"{name}: no field of this name; there are {', '.join(one.name for one in self.fields)}")
 
-    def features(self, name: str, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
+    def features(self, name: str, raw: Raw) -> np.ndarray:
         """(T,) int64: the table rows of raw ids of a field; that of all other ids where one is not known."""
         return self.field(name).features(raw)
 
@@ -97,9 +98,10 @@ class PackedEmbedding:
         """Rows (…, K) float32 of features (…)."""
         return self.table.rows(features)
 
-    def lookup(self, name: str, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
-        """Rows (T, K) float32 of raw ids of a field."""
-        return self.rows(self.features(name, raw))
+    def lookup(self, name: str, raw: Raw) -> np.ndarray:
+        """Rows (T, K) float32 of raw values of a field, times what `PackedField.encode` gives beside them."""
+        features, values = self.field(name).encode(raw)
+        return self.rows(features) * values[:, None]
 
 
 def _facts(path: Path) -> dict[str, Any]:

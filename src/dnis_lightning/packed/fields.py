@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from dnis_lightning.packed.ids import FORMS, Ids, pack_ids
-from dnis_lightning.packed.numbers import Binned, Numbers, from_json
+from dnis_lightning.packed.numbers import Binned, Numbers, Scaled, from_json
 from dnis_lightning.packed.tensors import map_tensors, write_tensors
 from dnis_lightning.packed.texts import Texts
 
+Raw = Sequence[str | bytes | int | float | None] | np.ndarray
+"""Raw values of a field."""
 _FORMAT = "dnis-lightning packed vocabulary"
 
 
@@ -75,19 +77,32 @@ class PackedField:
     ids: FieldIds | None = None
     numbers: Numbers | None = None
 
-    def features(self, raw: Sequence[str | bytes | int | None] | np.ndarray) -> np.ndarray:
-        """(T,) int64: the table row of each of some raw values (T,): ids, or numbers in a numeric field.
+    @property
+    def scaled(self) -> bool:
+        """Whether its rows are multiplied by something: by a number, or by what makes a mean of several rows."""
+        return self.kind == "multi" or isinstance(self.numbers, Scaled)
 
-        None, "" and NaN are missing. Raises TypeError where ids are no text and no whole numbers, ValueError where a
-        number cannot be read.
+    def features(self, raw: Raw) -> np.ndarray:
+        """(T,) int64: the table row of each of some raw values (T,); see `encode`."""
+        return self.encode(raw)[0]
+
+    def encode(self, raw: Raw) -> tuple[np.ndarray, np.ndarray]:
+        """The table rows (T,) int64 of raw values (T,), and what multiplies these, (T,) float32.
+
+        raw: ids, or numbers in a numeric field; None and "" are missing, and a number that is NaN.
+        Raises TypeError where ids are no text and no whole numbers, ValueError where a number cannot be read, or is too
+        large for float32.
         """
+        if isinstance(raw, str | bytes):
+            raise TypeError(f"{raw!r}: one value; give a list of them")
         if self.numbers is not None:
-            numbers = [np.nan if one is None or one == "" else one for one in raw]
-            return self.of_numbers(np.asarray(numbers, dtype=np.float32))[0]
+            return self.of_numbers(_numbers(raw))
         assert self.ids is not None, "it has ids or numbers"
         if isinstance(raw, np.ndarray) and raw.dtype.kind in "iu" and raw.dtype != np.uint64:
-            return self.first + self.ids.rows_of_numbers(raw.astype(np.int64))
-        return self.of_texts(Texts.of([_text(one) for one in raw]))
+            rows = self.first + self.ids.rows_of_numbers(raw.astype(np.int64))
+        else:
+            rows = self.of_texts(Texts.of([_text(one) for one in raw]))
+        return rows, np.ones(len(rows), dtype=np.float32)
 
     def of_texts(self, texts: Texts) -> np.ndarray:
         """(T,) int64: the table rows of ids as text."""
@@ -102,6 +117,15 @@ class PackedField:
             return self.first + 1 + made, ones
         missing = np.isnan(made)
         return self.first + ~missing, np.where(missing, ones, made)
+
+
+def _numbers(raw: Raw) -> np.ndarray:
+    numbers = np.array([np.nan if one is None or one in ("", b"") else one for one in raw], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        single = numbers.astype(np.float32)
+    if not (np.isfinite(single) | np.isnan(numbers)).all():
+        raise ValueError(f"{numbers[np.isinf(single)][0]:g} is no finite number of single precision")
+    return single
 
 
 def _text(raw: Any) -> str | bytes:
@@ -148,6 +172,8 @@ def _field(number: int, told: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     prefix, ids, numbers = f"{number}.", None, None
     if "ids" in told:
         own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        if told["ids"] not in FORMS:
+            raise ValueError(f"ids as {told['ids']}, which this program does not know")
         ids = FieldIds(FORMS[told["ids"]].read(own), told["missing"])
     else:
         numbers = from_json(told["numbers"])

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dnis_lightning.packed.pointers import Pointers, flat_places
+from dnis_lightning.packed.tensors import expect
 from dnis_lightning.packed.texts import PADDING, Texts
 
 Form = Literal["range", "numbers", "texts"]
@@ -50,8 +51,17 @@ class Ids(ABC):
         return self.rows(Texts.of([str(number) for number in ids.tolist()]))
 
 
+class _Whole(Ids):
+    """Ids that are whole numbers, all of them."""
+
+    def rows(self, ids: Texts) -> np.ndarray:
+        """See `Ids`."""
+        whole, numbers = ids.whole_numbers()
+        return np.where(whole, self.rows_of_numbers(numbers), 0)
+
+
 @dataclass(frozen=True, eq=False)
-class RangeIds(Ids):
+class RangeIds(_Whole):
     """Whole numbers close to each other: row_of (R,), the row of least, least + 1, …, in the smallest unsigned type."""
 
     form = "range"
@@ -61,7 +71,7 @@ class RangeIds(Ids):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray]) -> RangeIds:
         """See `Ids`."""
-        return cls(tensors["least"], tensors["row_of"])
+        return cls(expect(tensors, "least", "i", 1), expect(tensors, "row_of", "u", len(tensors["row_of"])))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Ids`."""
@@ -71,11 +81,6 @@ class RangeIds(Ids):
     def count(self) -> int:
         """See `Ids`."""
         return int(np.count_nonzero(self.row_of))
-
-    def rows(self, ids: Texts) -> np.ndarray:
-        """See `Ids`."""
-        whole, numbers = ids.whole_numbers()
-        return np.where(whole, self.rows_of_numbers(numbers), 0)
 
     def rows_of_numbers(self, ids: np.ndarray) -> np.ndarray:
         """See `Ids`."""
@@ -91,7 +96,7 @@ class RangeIds(Ids):
 
 
 @dataclass(frozen=True, eq=False)
-class NumberIds(Ids):
+class NumberIds(_Whole):
     """Whole numbers, at least one: sorted (n,), in the smallest type, and row_of (n,), the row of each."""
 
     form = "numbers"
@@ -101,7 +106,8 @@ class NumberIds(Ids):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray]) -> NumberIds:
         """See `Ids`."""
-        return cls(tensors["sorted"], tensors["row_of"])
+        count = len(tensors["row_of"])
+        return cls(expect(tensors, "sorted", "iu", count), expect(tensors, "row_of", "u", count))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Ids`."""
@@ -111,11 +117,6 @@ class NumberIds(Ids):
     def count(self) -> int:
         """See `Ids`."""
         return len(self.sorted)
-
-    def rows(self, ids: Texts) -> np.ndarray:
-        """See `Ids`."""
-        whole, numbers = ids.whole_numbers()
-        return np.where(whole, self.rows_of_numbers(numbers), 0)
 
     def rows_of_numbers(self, ids: np.ndarray) -> np.ndarray:
         """See `Ids`."""
@@ -145,8 +146,13 @@ class TextIds(Ids):
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray]) -> TextIds:
         """See `Ids`."""
-        hashes = tensors["hashes"]
-        return cls(tensors["content"], Pointers.read(tensors, "starts", len(hashes)), hashes, tensors["row_of"])
+        count, size = len(tensors["hashes"]), len(tensors["content"])
+        return cls(
+            expect(tensors, "content", "u", size),
+            Pointers.read(tensors, "starts", count),
+            expect(tensors, "hashes", "u", count),
+            expect(tensors, "row_of", "u", count),
+        )
 
     def tensors(self) -> dict[str, np.ndarray]:
         """See `Ids`."""

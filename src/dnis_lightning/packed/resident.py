@@ -1,7 +1,8 @@
-"""How much memory a packed embedding takes, measured in a process of its own: it opens the folder and looks rows up,
-by NumPy alone.
+"""How much memory a packed embedding, or its table alone, takes: measured in a process of its own, which opens it and
+looks rows up, by NumPy alone.
 
-python -m dnis_lightning.packed.resident ship/    # prints bytes
+python -m dnis_lightning.packed.resident ship/                      # prints bytes
+python -m dnis_lightning.packed.resident ship/table.safetensors
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import numpy as np
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.packed.embedding import PackedEmbedding
+from dnis_lightning.packed.table import PackedTable
+from dnis_lightning.packed.tensors import DAMAGE
 
 _STATUS = Path("/proc/self/status")
 _ROWS = 1 << 17
 
 
-def resident_bytes(folder: Path) -> int | None:
-    """What a fresh process takes more once it has a folder open and 131,072 rows looked up; None where none tells."""
-    command = [sys.executable, "-m", __name__, str(folder)]
+def resident_bytes(path: Path) -> int | None:
+    """What a fresh process takes more once it has a folder, or a table, open and 131,072 rows looked up.
+
+    None where there is no /proc, or the process fails.
+    """
+    command = [sys.executable, "-m", __name__, str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     return int(done.stdout) if done.returncode == 0 else None
 
@@ -29,18 +35,18 @@ def resident_bytes(folder: Path) -> int | None:
 def main() -> int:
     """Print the bytes; 1, after a sentence, where that cannot be done."""
     if len(sys.argv) != 2 or not _STATUS.exists():
-        print("expected one folder, on a system with /proc", file=sys.stderr)
+        print("expected one folder or file, on a system with /proc", file=sys.stderr)
         return 1
-    sys.modules["numba"] = None  # type: ignore[assignment]  # a hundred MiB of its own, whatever the table
-    before = _resident()
+    path, before = Path(sys.argv[1]), _resident()
     try:
-        embedding = PackedEmbedding.open(sys.argv[1], check=False)
-    except RunError as fault:
-        print(fault, file=sys.stderr)
+        opened = PackedTable.load(path) if path.is_file() else PackedEmbedding.open(path, check=False)
+    except (RunError, *DAMAGE) as fault:
+        print(f"{path}: cannot be read ({fault}); name what export wrote", file=sys.stderr)
         return 1
-    wanted = np.random.default_rng(0).integers(max(embedding.table.features, 1), size=_ROWS)
+    table = opened if isinstance(opened, PackedTable) else opened.table
+    wanted = np.random.default_rng(0).integers(max(table.features, 1), size=_ROWS)
     for some in np.array_split(wanted, 32):
-        embedding.rows(some)
+        table.rows(some, compiled=False)  # Numba takes a hundred MiB of its own, whatever the table
     print(_resident() - before)
     return 0
 

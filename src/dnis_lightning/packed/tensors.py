@@ -28,8 +28,8 @@ _NAMES = {
     )
 }
 """What the format calls the types of numbers, in the order in which it puts arrays."""
-_KINDS = {name: kind for kind, name in _NAMES.items()}
-DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+_KINDS = {name: kind.newbyteorder("<") for kind, name in _NAMES.items()}
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 """What reading raises where a file is absent, damaged or something else."""
 _MOST = 100 << 20
 """Bytes of a header, as the format has it."""
@@ -56,7 +56,8 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     start = 8 + head
     if max((start + one["data_offsets"][1] for one in header.values()), default=start) != size:
         raise ValueError(f"{size} bytes, which is not what its header says")
-    return {name: _mapped(path, start, one) for name, one in header.items()}, dict(told)
+    whole = np.memmap(path, np.uint8, "r").view(np.ndarray)  # one for all arrays: each has a file descriptor
+    return {name: _view(whole[start:], one) for name, one in header.items()}, dict(told)
 
 
 def file_bytes(tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> int:
@@ -71,17 +72,18 @@ def file_bytes(tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> in
 
 
 def expect(tensors: Mapping[str, np.ndarray], name: str, kind: str, *shape: int) -> np.ndarray:
-    """One of the arrays. Raises KeyError where it is not there, ValueError where it is of another kind or shape."""
+    """One of the arrays, of one of the kinds of NumPy's; see `numpy.dtype.kind`.
+
+    Raises KeyError where it is not there, ValueError where it is of another kind or shape.
+    """
     found = tensors[name]
-    if found.dtype.kind != kind or found.shape != shape:
+    if found.dtype.kind not in kind or found.shape != shape:
         raise ValueError(f"{name} is {found.dtype} {found.shape}, expected {kind} {shape}")
     return found
 
 
-def _mapped(path: Path, start: int, one: Mapping[str, Any]) -> np.ndarray:
+def _view(data: np.ndarray, one: Mapping[str, Any]) -> np.ndarray:
     kind, shape, (begin, end) = _KINDS[one["dtype"]], tuple(one["shape"]), one["data_offsets"]
     if int(np.prod(shape, dtype=np.int64)) * kind.itemsize != end - begin:
         raise ValueError("an array of another size than its shape")
-    if begin == end:  # nothing that could be mapped
-        return np.zeros(shape, dtype=kind)
-    return np.memmap(path, dtype=kind, mode="r", offset=start + begin, shape=shape)
+    return data[begin:end].view(kind).reshape(shape)
