@@ -247,11 +247,18 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
     assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
     rows.write_text("user,price,tag\n0001,3,t1\n")
     (tmp_path / "bad.csv").write_text("user,price,tags\n0001,3,t1\n0002,cheap,t1\n")
+    pq.write_table(pa.table({"user": [{"id": 1}], "price": [3.0], "tags": ["t1"]}), tmp_path / "nested.parquet")
     for arguments, says in [
         ((ship, rows), "rows.csv: no column tags, which the model takes; it has user, price, tag"),
         ((ship, tmp_path / "bad.csv"), "bad.csv:3: price is 'cheap', expected a number"),
         ((ship, tmp_path / "none.csv"), r"none.csv: cannot be read \(No such file or directory\)"),
         ((ship, rows, "--to", tmp_path), "this is a folder; name a file"),
+        ((ship, rows, "--separator", ""), "--separator='': expected one character or more"),
+        ((ship, rows, "--columns", "user,tags,user"), "--columns: 'user' stands there twice"),
+        (
+            (ship, tmp_path / "nested.parquet"),
+            r"nested.parquet: user is of the type struct<.*, expected ids or numbers",
+        ),
         ((folder / "embedding" / "cr-2", rows), "an embedding without its model"),
         ((tmp_path / "none", rows), "not a packed embedding that can be read"),
     ]:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnis_lightning.data.layout import Column
+from dnis_lightning.data.readings import is_usable
 from dnis_lightning.data.table_files import TableFile, open_file
-from dnis_lightning.errors import DataError
+from dnis_lightning.errors import ConfigError, DataError
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.serving import Predictor
 
@@ -37,7 +38,12 @@ def score_file(
     """
     form = predictor.mapping.form
     quoted = form.quoted if separator is None or len(separator.encode()) == 1 else None
-    file = open_file(path, separator, columns, form.missing, quoted)
+    try:
+        file = open_file(path, separator, columns, form.missing, quoted)
+    except ConfigError as fault:  # in a run these are keys
+        raise DataError(
+            str(fault).replace("data.separator", "--separator").replace("data.columns", "--columns")
+        ) from None
     _check_columns(file, predictor.mapping.columns)
     wanted = {one.name: _as_read(one) for one in predictor.embedding.fields}
     for rows in file.rows(wanted, "error"):
@@ -74,3 +80,9 @@ def _check_columns(file: TableFile, names: Sequence[str]) -> None:
             f"{file.file.path}: no column {', '.join(absent[:5])}, which the model takes; it has {there}; a file "
             "without a header needs --columns"
         )
+    kinds = file.sample(1).schema
+    for name in names:
+        if not is_usable(kinds.field(name).type):
+            raise DataError(
+                f"{file.file.path}: {name} is of the type {kinds.field(name).type}, expected ids or numbers"
+            )
