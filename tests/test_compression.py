@@ -116,7 +116,7 @@ def test_what_comes_back_is_shipped_as_it_is(
         assert np.array_equal(read.rows(np.arange(500)), module(torch.arange(500)).numpy())
     assert not read.rows(np.array([0])).any(), "the row for padding"
     reloaded = TwoTowers()
-    reloaded.tables["both"] = PackedLookup(read)
+    reloaded.tables["both"] = PackedLookup.load(path)
     reloaded.load_state_dict(model.state_dict())
     assert error(reloaded.eval(), batches[1]) == error(model, batches[1])
 
@@ -159,6 +159,26 @@ def once(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
     yield from batches
 
 
+def test_a_model_of_frozen_weights_is_named(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the model takes a gradient"):
+        compress(model, model.tables["both"], loss, *batches)
+
+
+def test_losses_are_logged(
+    model: TwoTowers, batches: tuple[Batches, Batches], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = error(model.eval(), batches[1])
+    with caplog.at_level("INFO"):
+        compress(model, model.tables["both"], loss, *batches, rate=4, search_epochs=1, finetune_epochs=1)
+    assert f"held-out loss as it is: {before:.6g}" in caplog.messages
+    assert [message.rpartition(":")[0] for message in caplog.messages] == [
+        "held-out loss as it is",
+        "held-out loss as it was cut",
+        "held-out loss after epoch 1 of fine-tuning",
+    ]
+
+
 def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
     own = model.tables["both"]
     for arguments, more, says in [
@@ -169,6 +189,11 @@ def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Bat
         ((own, loss, once(batches[0]), batches[1]), {}, "train is an iterator, which gives its batches once"),
         ((own, loss, batches[0], once(batches[1])), {}, "held_out is an iterator"),
         ((own, lambda model, batch: batch[1].mean(), *batches), {}, "no batch of train looks anything up"),
+        ((own, lambda model, batch: model(batch[0]), *batches), {}, r"loss gives \(500,\), expected one number"),
+        ((own, lambda model, batch: loss(model, batch) * torch.nan, *batches), {}, "held_out is nan"),
+        ((own, loss, *batches), {"rate": 1e9}, "keeps none of 8000 entries"),
+        ((own, loss, *batches), {"finetune_epochs": -1}, "finetune_epochs is -1, expected 0 or more"),
+        ((nn.Embedding(5, 2, dtype=torch.float64), loss, *batches), {}, "torch.float64, expected float32: model.float"),
         ((own, loss, batches[0], []), {}, "held_out has no batches"),
         ((own, loss, *batches), {"dtype": "fp8"}, "dtype is 'fp8', expected one of fp32"),
         ((own, loss, *batches), {"layout": "coo"}, "layout is 'coo', expected None or one of dense"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_known_ids_keep_their_rows_and_others_start_afresh(before: Path, search:
         torch.testing.assert_close(has.merged_table()[price[0]], table[price[1]], atol=1e-6, rtol=0)
         torch.testing.assert_close(has.global_bias, had.global_bias)
     assert f"of {result['features']} features start as they ended there" in said.stderr
+    rows = list(csv.DictReader((folder / "dims.csv").open()))
+    by_frequency = sorted(rows, key=lambda row: int(row["frequency"]), reverse=True)
+    blocks = [int(row["block"]) for row in by_frequency]
+    assert blocks == sorted(blocks), "new ids are among those that are as frequent"
+    assert {"u15", "u55"} <= {row["feature"] for row in rows}
+
+
+def test_fields_in_another_order_are_no_start_for_a_tower(before: Path) -> None:
+    place = before.parents[2]
+    tower = [*SHORT, "model=deepfm", "search=none", "search.rates=[]"]
+    first = result_of(dnis(place, *tower, "data.path=clicks.csv", "data.fields=[user,tags]"))[0]
+    done = dnis(place, *tower, "data.path=later.csv", f"start_from={first}", "data.fields=[tags,user]")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "start_from: the fields are others than in that run, or in another order" in done.stderr
 
 
 def test_what_cannot_be_started_from_is_named(before: Path, tmp_path: Path) -> None:
@@ -96,12 +111,12 @@ def test_what_cannot_be_started_from_is_named(before: Path, tmp_path: Path) -> N
 
 
 def test_a_run_of_other_data_is_no_start(before: Path, tmp_path: Path) -> None:
+    write(tmp_path / "strangers.csv", range(100, 120), 30)
     done = dnis(
         tmp_path,
-        "data=synthetic",
-        "data.rows=2000",
-        "data.features_per_field=50",
-        "search.base_dim=4",
+        *(one for one in SHORT if not one.startswith("data.numeric")),  # numbers would be the same
+        "data.fields=[user,tags]",
+        "data.path=strangers.csv",
         f"start_from={before}",
     )
     assert done.returncode == 1

@@ -199,11 +199,44 @@ def test_recommended_items_give_the_metrics_of_the_run(
     code, out, err = said_by(recommend.main, capsys, ship, *users, "--top", 3, "--seen", tmp_path / "seen.csv")
     assert (code, err) == (0, "")
     found: dict[str, list[str]] = {}
-    for row in csv.DictReader(out.splitlines()):
+    recommended = list(csv.DictReader(out.splitlines()))
+    for row in recommended:
         found.setdefault(row["who"], []).append(row["what"])
+    batch = RawMapping.load(folder).encode(
+        {one: pa.array([row[one] for row in recommended]) for one in ("who", "what")}
+    )
+    with torch.no_grad():
+        scores = rebuild(folder, "cr:2")(batch).logits.numpy()
+    np.testing.assert_allclose([float(row["score"]) for row in recommended], scores, atol=1e-6)
     assert all(len(items) == 3 for items in found.values())
     hits = np.mean([last[user] in found[user] for user in last])
     assert hits == pytest.approx(result["pruned"][0]["metrics"]["test/hr@3"], abs=1e-6)  # type: ignore[index]
+
+
+def test_logs_without_a_header_and_without_rows(
+    of_log: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = of_log
+    ship, log = tmp_path / "ship", folder.parents[2] / "log.csv"
+    assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
+    capsys.readouterr()
+    header, *rows = log.read_text().splitlines()
+    user = rows[0].split(",")[header.split(",").index("who")]
+    (tmp_path / "bare.data").write_text("\n".join(row.replace(",", "\t") for row in rows) + "\n")
+    (tmp_path / "empty.csv").write_text(header + "\n")
+    found = {}
+    for name, more in (
+        ("log", ["--seen", log]),
+        ("bare", ["--seen", tmp_path / "bare.data", "--columns", header, "--separator", "tab"]),
+        ("empty", ["--seen", tmp_path / "empty.csv"]),
+        ("none", []),
+    ):
+        code, found[name], err = said_by(recommend.main, capsys, ship, "--user", user, *more)
+        assert (code, err) == (0, "")
+    assert found["log"] == found["bare"]
+    assert found["empty"] == found["none"] != found["log"]
+    code, out, _ = said_by(predict.main, capsys, ship, tmp_path / "empty.csv")
+    assert (code, out) == (0, "score\n")
 
 
 def test_a_stranger_gets_what_suits_all_others(of_log: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,6 +267,7 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
         ((folder, "--to", ship, "--tolerance", -1), "--tolerance -1.0: expected a share, 0 or above"),
         ((folder,), "--to; see python -m dnis_lightning.export --help"),
         ((folder, "--to", ship, "--dtype", "fp8"), "fp8"),
+        ((folder, "--to", ship, "--by", "gates"), "--by: which budget to cut to"),
         ((folder, "--to", ship, "--dtype", "int8", "--tolerance", 1), "nothing reads it with --dtype int8"),
         (
             (folder, "--to", ship, "--format", "dense", "--layout", "csr"),
@@ -246,13 +280,20 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
         assert not ship.exists()
     assert export.main([str(folder), "--to", str(ship), "--budget", "cr:2", "--dtype", "fp32"]) == 0
     rows.write_text("user,price,tag\n0001,3,t1\n")
+    whole = tmp_path / "whole.csv"
+    whole.write_text("user,price,tags\n0001,3,t1\n")
+    (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "bad.csv").write_text("user,price,tags\n0001,3,t1\n0002,cheap,t1\n")
+    plain = tmp_path / "plain"
+    assert export.main([str(folder), "--to", str(plain), "--budget", "cr:2", "--format", "dense"]) == 0
     pq.write_table(pa.table({"user": [{"id": 1}], "price": [3.0], "tags": ["t1"]}), tmp_path / "nested.parquet")
     for arguments, says in [
         ((ship, rows), "rows.csv: no column tags, which the model takes; it has user, price, tag"),
         ((ship, tmp_path / "bad.csv"), "bad.csv:3: price is 'cheap', expected a number"),
         ((ship, tmp_path / "none.csv"), r"none.csv: cannot be read \(No such file or directory\)"),
-        ((ship, rows, "--to", tmp_path), "this is a folder; name a file"),
+        ((ship, whole, "--to", tmp_path), "this is a folder; name a file"),
+        ((plain, rows), "plain arrays or a graph, for other systems; this reads --format packed alone"),
+        ((ship / "table.safetensors", rows), "a file, expected a folder"),
         ((ship, rows, "--separator", ""), "--separator='': expected one character or more"),
         ((ship, rows, "--columns", "user,tags,user"), "--columns: 'user' stands there twice"),
         (
@@ -346,6 +387,9 @@ def test_a_model_of_classes_that_nobody_allowed_is_not_made(
         assert code == 1
         assert re.search(r"the model is made of (os|pathlib.Path).unlink; if you trust it, allow it: --allow", err)
         assert victim.exists()
+    worked_out = {**told["interaction"], "more": "${oc.create:'{_target_: os.unlink}'}"}
+    _told(ship, model={**told, "interaction": worked_out})
+    assert "a value that is worked out when it is read" in said_by(predict.main, capsys, ship, "rows.csv")[2]
     through_ours = "dnis_lightning.interaction.dcn.torch.os.unlink"
     _told(ship, model={**told, "interaction": {**told["interaction"], "more": {**unlink, "_target_": through_ours}}})
     assert f"the model is made of {through_ours}" in said_by(predict.main, capsys, ship, "rows.csv")[2]
@@ -353,7 +397,7 @@ def test_a_model_of_classes_that_nobody_allowed_is_not_made(
     _told(ship, model={**told, "interaction": {"_target_": "nowhere.Tower"}})
     code, _, err = said_by(predict.main, capsys, ship, "rows.csv", "--allow", "nowhere")
     assert code == 1
-    assert "the model cannot be read" in err
+    assert "a class of the model cannot be imported (No module named 'nowhere')" in err
     assert "Traceback" not in err
 
 
@@ -455,6 +499,19 @@ def test_a_run_is_cut_to_another_budget_without_training(
     memory = re.search(r"^memory of a process that reads table and raw ids +([0-9.]+) MiB$", out, re.MULTILINE)
     assert memory
     assert 0 < float(memory[1]) < 100
+
+
+def test_a_run_is_cut_by_its_gates_afterwards(of_clicks: Run, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    to = tmp_path / "tables"
+    options = ["--budget", "cr:2", "--by", "gates", "--format", "structured"]
+    assert export.main([str(folder), "--to", str(to), *options]) == 0
+    told = json.loads((to / "tables.json").read_text())
+    assert len(told["tables"]) <= 3, "one for each block at most"
+    found = rows_of_plain_files(to, np.arange(told["features"]))
+    assert 0 < np.count_nonzero(found) <= told["features"] * 4 / 2
+    merged = rebuild(folder).merged_table().numpy()
+    assert np.array_equal(found[found != 0], merged[found != 0])
 
 
 def rows_of_plain_files(folder: Path, features: np.ndarray) -> np.ndarray:

@@ -6,13 +6,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dnis_lightning.compression import compress
+    from dnis_lightning.embedding.packed_table import PackedLookup
 
-__all__ = ["__version__", "compress"]
+__all__ = ["PackedLookup", "__version__", "compress"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "compress":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dnis_lightning.compression import compress  # torch, which nobody loads who does not ask
+    """What loads torch, once it is asked for."""
+    if name == "compress":
+        from dnis_lightning.compression import compress
 
-    return compress
+        return compress
+    if name == "PackedLookup":
+        from dnis_lightning.embedding.packed_table import PackedLookup
+
+        return PackedLookup
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,6 +30,12 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that read a file of rows."""
+    parser.add_argument("--separator", help="of the file's columns; default: by its ending and its first line")
+    parser.add_argument("--columns", help="their names, with commas between, for a file without a header")
+
+
 def run_tool(work: Callable[[], None], when_stopped: str) -> int:
     """Do the work of a command; 0, or 1 after a sentence on stderr; 128 + n when signal n stops it.
 

@@ -173,6 +173,12 @@ def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
     run = RunFolder(Path(folder))
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
     if budget is not None:
+        if not run.scheme(budget).exists():
+            there = sorted(path.stem.replace("-", ":", 1) for path in (run.path / "schemes").glob("*.safetensors"))
+            raise RunError(
+                f"{run.path}: no cut {budget}; it has {', '.join(there) or 'none'}; python -m dnis_lightning.export "
+                f"makes others"
+            )
         scheme, rest = Scheme.load(run.scheme(budget))
         if run.embedding(budget).exists():
             scheme = as_shipped(scheme, PackedEmbedding.open(run.embedding(budget)).table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.bilevel import frozen, normalise
 from dnis_lightning.search.prune import largest
+
+log = logging.getLogger(__name__)
 
 _NOTHING_HELD_OUT = "held_out has no batches, expected at least one"
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -69,12 +72,15 @@ def compress(
     gates_lr: of the gates' SGD, spread over the whole search. penalty: L1 on the gates, after equation 8. dtype,
     layout: see `PackedTable`; values are rounded at the end.
     Returns the module, which takes the features that the embedding took and gives rows; `module.packed().save(path)`
-    writes it. Raises ValueError for what cannot be compressed. After an exception of `loss` or a loader the embedding
-    is where it was, with the weights that it has by then.
+    writes it, `PackedLookup.load(path)` reads it. The losses on held_out are logged, at the level INFO.
+    Raises ValueError for what cannot be compressed. After an exception of `loss` or a loader the embedding is where it
+    was, with the weights that it has by then.
     """
-    _check(embedding, rate, blocks, dtype, layout, {"train": train, "held_out": held_out})
+    _check(embedding, rate, dtype, layout, {"train": train, "held_out": held_out})
+    _check_counts(blocks=(blocks, 1), search_epochs=(search_epochs, 0), finetune_epochs=(finetune_epochs, 0))
     places = _places_of(model, embedding)
     work = _Training(model, loss, train, held_out, lr)
+    log.info("held-out loss as it is: %.6g", work.held_out_loss())
     device, modes = embedding.weight.device, [(module, module.training) for module in model.modules()]
     batches, block_of = work.batches_and_blocks(embedding, blocks)
     selection = SoftSelection(block_of, int(block_of.max()) + 1, embedding.embedding_dim).to(device)
@@ -142,10 +148,12 @@ class _Training:
     def fine_tune(self, epochs: int) -> None:
         """Train as long as the loss on held_out becomes smaller; the model ends with the weights of the best epoch."""
         optimizer, best, least = self._optimizer(), self._weights(), self.held_out_loss()
+        log.info("held-out loss as it was cut: %.6g", least)
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"fine-tuning {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
             found = self.held_out_loss()
+            log.info("held-out loss after epoch %d of fine-tuning: %.6g", epoch + 1, found)
             if not found < least:
                 break
             best, least = self._weights(), found
@@ -154,14 +162,16 @@ class _Training:
     def held_out_loss(self) -> float:
         """The mean over the batches of held_out, in evaluation mode."""
         with torch.no_grad(), frozen(self.model):
-            losses = [float(self.loss(self.model, batch)) for batch in self.held_out]
+            losses = [float(self._loss(batch)) for batch in self.held_out]
         if not losses:
             raise ValueError(_NOTHING_HELD_OUT)
-        return sum(losses) / len(losses)
+        if not math.isfinite(found := sum(losses) / len(losses)):
+            raise ValueError(f"the mean loss on held_out is {found}, expected a finite number; is the model trained?")
+        return found
 
     def _step(self, optimizer: torch.optim.Optimizer, batch: Any) -> None:
         optimizer.zero_grad()
-        self.loss(self.model, batch).backward()
+        self._loss(batch).backward()
         optimizer.step()
 
     def _gates_gradient(self, gates: nn.Parameter, batch: Any) -> Tensor:
@@ -169,12 +179,21 @@ class _Training:
         gates.requires_grad_(True)
         try:
             with frozen(self.model):
-                return torch.autograd.grad(self.loss(self.model, batch), gates)[0]
+                return torch.autograd.grad(self._loss(batch), gates)[0]
         finally:
             gates.requires_grad_(False)  # the weights' backward has nothing to do with them
 
+    def _loss(self, batch: Any) -> Tensor:
+        found = self.loss(self.model, batch)
+        if found.numel() != 1:
+            raise ValueError(f"loss gives {tuple(found.shape)}, expected one number: the mean of the batch")
+        return found
+
     def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([one for one in self.model.parameters() if one.requires_grad], self.lr)
+        trained = [one for one in self.model.parameters() if one.requires_grad]
+        if not trained:
+            raise ValueError("no weight of the model takes a gradient; set requires_grad of those that may be trained")
+        return torch.optim.Adam(trained, self.lr)
 
     def _endless(self) -> Iterator[Any]:
         while True:
@@ -235,7 +254,6 @@ def _places_of(model: nn.Module, embedding: nn.Embedding) -> _Places:
 def _check(
     embedding: nn.Embedding,
     rate: float,
-    blocks: int,
     dtype: str,
     layout: str | None,
     loaders: Mapping[str, Any],
@@ -244,8 +262,10 @@ def _check(
         raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
     if not 1 <= rate < math.inf:
         raise ValueError(f"rate is {rate}, expected 1 or more: entries before / entries kept")
-    if blocks < 1:
-        raise ValueError(f"blocks is {blocks}, expected 1 or more")
+    if round(embedding.weight.numel() / rate) < 1:
+        raise ValueError(f"rate is {rate}, which keeps none of {embedding.weight.numel()} entries")
+    if embedding.weight.dtype != torch.float32:
+        raise ValueError(f"embedding is {embedding.weight.dtype}, expected float32: model.float()")
     if dtype not in STORED:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(STORED)}")
     if layout is not None and layout not in LAYOUTS:
@@ -257,3 +277,10 @@ def _check(
     for name, loader in loaders.items():
         if isinstance(loader, Iterator):
             raise ValueError(f"{name} is an iterator, which gives its batches once; give a loader or a list")
+
+
+def _check_counts(**given: tuple[int, int]) -> None:
+    """Raise ValueError for a number that is less than it may be."""
+    for name, (number, least) in given.items():
+        if number < least:
+            raise ValueError(f"{name} is {number}, expected {least} or more")

@@ -20,13 +20,16 @@ from dnis_lightning.recommender import Recommender
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """What an earlier run left: its model, uncut and with gates merged in; row_of (N,): the row that each feature of
-    the new run had there, −1 where it had none.
+    """What an earlier run left: its model, uncut and with gates merged in.
+
+    row_of (N,): the row that each feature of the new run had there, −1 where it had none. same_fields: whether both
+    have the same ones in the same order.
     """
 
     model: Recommender
     blueprint: Blueprint
     row_of: np.ndarray
+    same_fields: bool
 
     @classmethod
     def load(cls, folder: Path, fields: Sequence[PackedField]) -> Earlier:
@@ -41,9 +44,10 @@ class Earlier:
             raise ConfigError(f"start_from={folder}: no embedding/ there; name the folder of a finished run")
         known = {one.name: one for one in PackedEmbedding.open(packed[0]).fields}
         rows = [_rows(one, known.get(one.name)) for one in fields]
-        if all((some < 0).all() for some in rows):
+        if all((some[1:] < 0).all() for some in rows):
             raise ConfigError(f"start_from={folder}: it has none of the ids of these data; leave it out")
-        return cls(rebuild(folder), blueprint, np.concatenate(rows))
+        same_fields = [_shape(one) for one in fields] == [_shape(one) for one in known.values()]
+        return cls(rebuild(folder), blueprint, np.concatenate(rows), same_fields)
 
     @torch.no_grad()
     def give_to(self, model: Recommender, blueprint: Blueprint) -> Recommender:
@@ -60,6 +64,11 @@ class Earlier:
         if blueprint.block_dims is not None or self.blueprint.block_dims is not None:
             raise ConfigError("start_from: a model has blocks of different widths; it starts models of one width alone")
         rest, before = model.rest(), self.model.rest()
+        if not self.same_fields and any(name.startswith("interaction.") for name in rest):
+            raise ConfigError(
+                "start_from: the fields are others than in that run, or in another order, and the model has weights of "
+                "each; take data.fields as they were there"
+            )
         for name in sorted(rest.keys() | before.keys()):
             own, other = (tuple(one[name].shape) if name in one else None for one in (rest, before))
             if own != other and not name.startswith("first_order."):
@@ -83,6 +92,10 @@ class Earlier:
         """How many features start where they ended."""
         old = int((self.row_of >= 0).sum())
         return f"{old:,} of {len(self.row_of):,} features start as they ended there, the others afresh"
+
+
+def _shape(one: PackedField) -> tuple[str, str, int]:
+    return one.name, one.kind, one.columns
 
 
 def _there(shape: tuple[int, ...] | None) -> str:

@@ -13,6 +13,10 @@ class DataError(UserError):
     """A data file is absent, damaged or not what it is said to be."""
 
 
+class NoRows(DataError):
+    """A data file is whole, but has no rows."""
+
+
 class RunError(UserError):
     """A run folder or a checkpoint cannot be used."""
 

@@ -20,6 +20,7 @@ from dnis_lightning.measures import headline
 from dnis_lightning.packed.embedding import TABLE, WEIGHTS
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
+from dnis_lightning.search.prune import By
 from dnis_lightning.shipping import TOLERANCE, Format, Wanted
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder to write to")
     parser.add_argument(
         "--budget", help="which cut, as cr:10, or unpruned; one that the run has not made is made now, without training"
+    )
+    parser.add_argument(
+        "--by",
+        choices=get_args(By),
+        help="cut the run's whole table anew to --budget, without training: single entries, or by gates, whole "
+        "dimensions of blocks; default: a cut of the run's own, else as the run cuts",
     )
     parser.add_argument(
         "--format",
@@ -82,7 +89,9 @@ def _wanted(given: argparse.Namespace) -> Wanted:
         if getattr(given, name) is not None and name not in read:
             raise UserError(f"--{name}: nothing reads it with --format {given.format}; leave it out")
     layout, dtype = (None if one == "auto" else one for one in (given.layout, given.dtype))
-    return Wanted(given.format, given.budget, layout, dtype if "dtype" in read else "fp32", tolerance)
+    if given.by is not None and given.budget in (None, "unpruned"):
+        raise UserError("--by: which budget to cut to? write --budget cr:20, 10% or 25MiB")
+    return Wanted(given.format, given.budget, given.by, layout, dtype if "dtype" in read else "fp32", tolerance)
 
 
 def _report(made: Exported) -> str:

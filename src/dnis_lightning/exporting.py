@@ -28,12 +28,13 @@ from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.embedding import WEIGHTS
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.resident import resident_bytes
+from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.paths import whole_file, whole_folder
 from dnis_lightning.plain_files import write_dense, write_described, write_structured
 from dnis_lightning.recommender import GATES, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import parse_budget
-from dnis_lightning.search.prune import cut_mask
+from dnis_lightning.search.prune import By, cut_mask
 from dnis_lightning.serving import Predictor, described
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import Shipping, Wanted
@@ -70,20 +71,21 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     Raises RunError where the folder is there already, or the type of numbers is to be found out by data that cannot be
     read, and ConfigError for what is no budget.
     """
-    if to.exists():
+    if to.exists() or to.is_symlink():
         raise RunError(f"{to}: it is there already; name a new folder with --to")
     result = _result_of(run)
     budget = _budget(run, result, wanted.budget)
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
-    scheme, rest = _scheme_and_rest(run, blueprint, result, budget)
+    scheme, rest = _scheme_and_rest(run, blueprint, result, budget, wanted.by)
     layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
     shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
     if wanted.dtype is None:
         table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
     else:
-        table, metrics = shipping.packed(scheme, wanted.dtype), _known(result, budget, wanted.dtype)
+        table = shipping.packed(scheme, wanted.dtype)
+        metrics = _known(result, budget, wanted.dtype) if wanted.by is None else {}
     fields, told = _fields_and_told(run, result, budget)
-    told |= {"select": metrics, "model": described(blueprint)}
+    told |= {"select": metrics, "model": described(blueprint), "bytes": dict(table.parts)}
     with whole_folder(to, anew=True) as part:
         if wanted.format == "onnx":
             predictor = Predictor.of(PackedEmbedding(table, fields, told), rest)
@@ -110,8 +112,11 @@ def _known(result: Mapping[str, Any], budget: str, dtype: str) -> Metrics:
 def _fields_and_told(run: RunFolder, result: Mapping[str, Any], budget: str) -> tuple[tuple[PackedField, ...], Metrics]:
     """Raw ids, and what there is to know of raw rows, from any of the run's own embeddings."""
     one = PackedEmbedding.open(run.embedding((result["pruned"] or [{"budget": "unpruned"}])[0]["budget"]))
-    told = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
-    return one.fields, {**told, "run": {**one.told["run"], "budget": budget}}
+    try:
+        told = {name: one.told[name] for name in ("pooling", "raw_form", "user")}
+        return one.fields, {**told, "run": {**one.told["run"], "budget": budget}}
+    except DAMAGE as fault:
+        raise RunError(f"{run.path}: its embedding/ does not say {fault}; run the search again") from fault
 
 
 _OUTSIDE: dict[str, Callable[[str], bool]] = {
@@ -151,11 +156,19 @@ def _chosen(
 
 def _data_of(run: RunFolder) -> tuple[Settings, Prepared]:
     """The run's configuration and data. Raises UserError where these cannot be read, or are others by now."""
-    settings = settings_of(run.path)
+    settings = _settings(run)
     prepared = build.prepare_data(settings)
     if prepared.parts["select"].checksum() != _select_crc(run):  # the fingerprint changes with a copied file, too
         raise RunError(f"{run.path}: its data have changed since")
     return settings, prepared
+
+
+def _settings(run: RunFolder) -> Settings:
+    try:
+        return settings_of(run.path)
+    except ConfigError as fault:  # a key that there was not
+        why = str(fault).splitlines()[-1].strip()
+        raise RunError(f"{run.path}: the run of another version ({why}); run the search again") from fault
 
 
 def _test_rows(run: RunFolder) -> Batch | None:
@@ -170,9 +183,9 @@ def _test_rows(run: RunFolder) -> Batch | None:
 
 
 def _scheme_and_rest(
-    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str
+    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: By | None
 ) -> tuple[Scheme, dict[str, torch.Tensor]]:
-    if any(cut["budget"] == budget for cut in result["pruned"]):
+    if by is None and any(cut["budget"] == budget for cut in result["pruned"]):
         scheme, rest = Scheme.load(run.scheme(budget))
         return scheme, {name: torch.from_numpy(np.array(array)) for name, array in rest.items()}
     weights = load_best(run)["recommender"]
@@ -180,7 +193,8 @@ def _scheme_and_rest(
     model.load_weights(weights)
     if budget != "unpruned":
         whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
-        mask = cut_mask(model, parse_budget(budget), settings_of(run.path).prune.by, whole)
+        log.info("%s: cut from the whole table as the run left it, without training", budget)
+        mask = cut_mask(model, parse_budget(budget), by or _settings(run).prune.by, whole)
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 
@@ -205,15 +219,16 @@ def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str
         ) from fault
     if result["features"] and not result["base_dim"]:
         raise RunError(f"--budget {given}: the table of {run.path} has no dimensions, so nothing can be cut")
-    log.info("%s: cut from the whole table as the run left it, without training", name)
     return name
 
 
 def _result_of(run: RunFolder) -> dict[str, Any]:
     try:
         found = json.loads((run.path / "result.json").read_text(encoding="utf-8"))
-        _all(found)[-1]["metrics"], found["pruned"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+        for one in _all(found):
+            one["budget"], one["dtype"], one["metrics"].items()
+        int(found["features"]), int(found["base_dim"])
+    except DAMAGE as fault:
         raise RunError(f"{run.path}: no result.json that can be read; name the folder of a finished run") from fault
     if not (run.path / "embedding").is_dir():
         raise RunError(f"{run.path}: a run of an earlier version, without embedding/; run the search again")
@@ -223,5 +238,5 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
 def _select_crc(run: RunFolder) -> int:
     try:
         return int(json.loads((run.path / SCHEMA_FILE).read_text(encoding="utf-8"))["select_crc"])
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except DAMAGE as fault:
         raise RunError(f"{run.path / SCHEMA_FILE}: cannot be read ({fault}); run the search again") from fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ import pyarrow.parquet as pq
 from dnis_lightning.data.arrays import ArrayFile
 from dnis_lightning.errors import RunError
 from dnis_lightning.packed import PackedTable
+from dnis_lightning.packed.embedding import PLAIN
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.layouts import Blocks
 from dnis_lightning.paths import write_json
 
+log = logging.getLogger(__name__)
+
 MOST_TABLES = 1024
+_MANY_TABLES = 64
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -46,6 +51,12 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
     layout = Blocks.of(indptr, positions, table.dims)
     keys, table_of = _groups(layout, table)
     row_of, tables = np.zeros(table.features, dtype=np.uint32), []
+    if len(keys) > _MANY_TABLES:
+        log.warning(
+            "%s tables for %s rows: this cut keeps single entries; prune=gates makes one table or so a block",
+            f"{len(keys):,}",
+            f"{table.features:,}",
+        )
     ends = np.bincount(table_of, minlength=len(keys)).cumsum()
     of_each = np.split(np.argsort(table_of, kind="stable"), ends[:-1])
     for number, ((pattern, block), mine) in enumerate(zip(keys.tolist(), of_each, strict=True)):
@@ -100,4 +111,4 @@ def write_described(folder: Path, table: PackedTable, fields: Sequence[PackedFie
         for one in fields
     ]
     whole = {"features": table.features, "dims": table.dims, "ids": "ids.parquet", "fields": described, **told}
-    write_json(folder / "tables.json", whole)
+    write_json(folder / PLAIN, whole)

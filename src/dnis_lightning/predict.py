@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from dnis_lightning.arguments import Parser, add_allow, run_tool
+from dnis_lightning.arguments import Parser, add_allow, add_text_options, run_tool
 from dnis_lightning.errors import UserError
 from dnis_lightning.paths import whole_file
 
@@ -37,8 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("rows", help="a text file (.csv, .tsv, .gz, …) with a header, or a Parquet file")
     parser.add_argument("--to", type=Path, metavar="FILE", help="where to write; default: standard output")
     add_allow(parser)
-    parser.add_argument("--separator", help="of the columns; default: by the file's ending and its first line")
-    parser.add_argument("--columns", help="their names, with commas between, for a file without a header")
+    add_text_options(parser)
     return parser
 
 
@@ -52,10 +51,10 @@ def _predict(given: argparse.Namespace) -> None:
         raise UserError(f"--to {given.to}: this is the file of the rows; name another")
     predictor = Predictor.open(given.model, allow=given.allow)
     columns = None if given.columns is None else [name.strip() for name in given.columns.split(",")]
-    rows = 0
+    rows, scored = 0, score_file(predictor, given.rows, given.separator, columns)
     with _output(given.to) as file, tqdm(desc="scoring", unit="row", unit_scale=True, disable=None) as bar:
         file.write("score\n")
-        for some in score_file(predictor, given.rows, given.separator, columns):
+        for some in scored:
             file.writelines(f"{score:.9g}\n" for score in some.scores.tolist())
             rows += len(some.scores)
             bar.total = max(int(rows / some.done), rows) if some.done else None

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnis_lightning.arguments import Parser, add_allow, run_tool
+from dnis_lightning.arguments import Parser, add_allow, add_text_options, run_tool
 from dnis_lightning.errors import UserError
 
 
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=10, help="how many items (default: 10)")
     add_allow(parser)
     parser.add_argument("--seen", metavar="FILE", help="users and items that are left out")
+    add_text_options(parser)
     return parser
 
 
@@ -49,10 +50,11 @@ def _recommend(given: argparse.Namespace) -> None:
 
     predictor = Predictor.open(given.model, allow=given.allow)
     user, item = predictor.user_and_item()
-    seen = None if given.seen is None else read_pairs(predictor, given.seen, given.user)
+    columns = None if given.columns is None else [name.strip() for name in given.columns.split(",")]
+    pairs = None if given.seen is None else read_pairs(predictor, given.seen, given.user, given.separator, columns)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([user.name, item.name, "score"])
-    for one, items in zip(given.user, predictor.recommend(given.user, given.top, seen), strict=True):
+    for one, items in zip(given.user, predictor.recommend(given.user, given.top, pairs), strict=True):
         writer.writerows([one, name, f"{score:.9g}"] for name, score in items)
     if predictor.unknown[user.name]:
         strangers = predictor.unknown[user.name]

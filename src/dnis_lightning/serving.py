@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -70,7 +70,10 @@ class Predictor:
         try:
             _check_trusted(embedding.told["model"]["interaction"], (_OURS, *allow))
             return cls.of(embedding, load_file(folder / WEIGHTS))
-        except (*DAMAGE, SafetensorError, RuntimeError, ImportError, InstantiationException) as fault:
+        except ImportError as fault:
+            advice = "put the folder of that module on PYTHONPATH"
+            raise RunError(f"{folder}: a class of the model cannot be imported ({fault}); {advice}") from fault
+        except (*DAMAGE, SafetensorError, RuntimeError, InstantiationException) as fault:
             raise RunError(f"{folder}: the model cannot be read ({fault}); export the run again") from fault
 
     @classmethod
@@ -126,7 +129,9 @@ class Predictor:
 
 
 def _check_trusted(node: Any, allowed: Sequence[str]) -> None:
-    """Raise RunError for a class, however deep in a node, of another package."""
+    """Raise RunError for a class, however deep in a node, of another package, and for what could become one."""
+    if isinstance(node, str) and "${" in node:
+        raise RunError(f"the model has a value that is worked out when it is read, {node}; export its run again")
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if target is not None and not _is_of(str(target), allowed):
@@ -148,7 +153,7 @@ def _is_of(target: str, packages: Sequence[str]) -> bool:
     within = tuple(f"{package}." for package in packages)
     if not target.startswith(within):
         return False
-    found = get_object(target)
+    found = pkgutil.resolve_name(target)
     return isinstance(found, type) and f"{found.__module__}.".startswith(within)
 
 

@@ -16,6 +16,7 @@ from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.paths import leftovers, whole_folder
 from dnis_lightning.scheme import Scheme
+from dnis_lightning.search.prune import By
 
 Format = Literal["packed", "dense", "structured", "onnx"]
 Metrics = Mapping[str, Any]
@@ -28,11 +29,13 @@ class Wanted:
     """What to export: a cut by its budget, or `unpruned`; None for the only one there is.
 
     format: `packed`; `onnx`, see `onnx_file`; or the table as plain arrays of fp32, `dense` or `structured`, see
-    `plain_files`. layout, dtype, tolerance: of the first, and all but the layout of the second, see `Shipping`.
+    `plain_files`. layout, dtype, tolerance: of the first, and all but the layout of the second, see `Shipping`. by: cut
+    the whole table anew, by entries or by gates; None for a cut of the run's, or one that is made as it makes them.
     """
 
     format: Format = "packed"
     budget: str | None = None
+    by: By | None = None
     layout: LayoutName | None = None
     dtype: DTypeName | None = None
     tolerance: float = TOLERANCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.packed_table import PackedLookup
+from dnis_lightning.errors import RunError
 from dnis_lightning.packed import loops
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
@@ -203,6 +205,13 @@ def test_it_is_pickled_after_it_was_used_and_has_no_trace() -> None:
         assert np.array_equal(pickle.loads(pickle.dumps(packed)).rows(np.arange(90)), packed.rows(np.arange(90)))
     with pytest.raises(RuntimeError, match="a packed table has no trace"):
         torch.jit.trace(module, (torch.tensor([1, 2]),))
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "table.safetensors").write_bytes(b"nothing of the kind")
+    for name in ("table.safetensors", "none.safetensors"):
+        with pytest.raises(RunError, match=rf"{name}: not a packed table that can be read"):
+            PackedLookup.load(tmp_path / name)
 
 
 @pytest.mark.gpu

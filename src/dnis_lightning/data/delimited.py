@@ -12,7 +12,7 @@ from dnis_lightning.data.layout import Format
 from dnis_lightning.data.parallel import ordered_map
 from dnis_lightning.data.quotes import rows_of
 from dnis_lightning.data.text import Block, TextFile
-from dnis_lightning.errors import DataError
+from dnis_lightning.errors import DataError, NoRows
 
 BadRows = Literal["error", "skip"]
 _FEW = 256
@@ -51,7 +51,7 @@ def read_rows(file: TextFile, layout: Format, bad_rows: BadRows = "error") -> It
     if not good and bad:
         raise DataError(f"{file.path}: every line is bad ({example}); is this the right file?")
     if not good:
-        raise DataError(f"{file.path}: no rows after the header; is the file whole?")
+        raise NoRows(f"{file.path}: no rows after the header; is the file whole?")
 
 
 def sample_rows(file: TextFile, layout: Format, size: int) -> pa.Table:

@@ -113,6 +113,8 @@ def texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_bytes(kind):
         return _decoded(values)
     found = values if kind == pa.string() else pc.cast(values, pa.string())
+    if pa.types.is_timestamp(kind):  # whole seconds as text files have them
+        found = pc.replace_substring_regex(found, r"\.000000(Z?)$", r"\1")
     return pc.fill_null(found, "") if found.null_count else found
 
 

@@ -22,7 +22,7 @@ from dnis_lightning.errors import DataError
 from dnis_lightning.paths import alone_in, whole_folder
 from dnis_lightning.quantities import TaskName
 
-SCHEMA = 2
+SCHEMA = 3
 DAMAGE = (OSError, ValueError, KeyError, TypeError)
 """What opening an artefact raises when it is absent, damaged or of another schema."""
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnis_lightning.errors import RunError
 from dnis_lightning.lookup import Gather
 from dnis_lightning.packed.layouts import Bitmap, Blocks, Csr, Dense
 from dnis_lightning.packed.loops import Loop, loop_of
 from dnis_lightning.packed.table import PackedTable
+from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.packed.values import Values
 
 _MASKS = {torch.uint8: 0xFF, torch.int16: 0xFFFF, torch.int32: 0xFFFFFFFF}
@@ -48,6 +51,14 @@ class PackedLookup(nn.Module):
         self.projections = nn.ParameterDict({str(l): nn.Parameter(_tensor(array)) for l, array in matrices.items()})
         self.register_buffer("projected_first", None if made is None else _tensor(made.first), persistent=False)
         self.register_buffer("projected_block", None if made is None else _tensor(made.block), persistent=False)
+
+    @classmethod
+    def load(cls, path: Path | str) -> PackedLookup:
+        """Of a file that `PackedTable.save` wrote. Raises RunError where it is absent, damaged or something else."""
+        try:
+            return cls(PackedTable.load(path))
+        except DAMAGE as fault:
+            raise RunError(f"{path}: not a packed table that can be read ({fault})") from fault
 
     @property
     def dims(self) -> int:

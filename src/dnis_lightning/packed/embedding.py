@@ -20,6 +20,8 @@ from dnis_lightning.paths import finite, write_json
 MANIFEST, TABLE, VOCABULARY = "manifest.json", "table.safetensors", "vocabulary.safetensors"
 WEIGHTS = "model.safetensors"
 """Beside an embedding: all weights of its model outside the table, where that is shipped, too."""
+PLAIN = "tables.json"
+"""What other forms of export have in place of a manifest."""
 _FORMAT, _VERSION = "dnis-lightning packed embedding", 1
 
 
@@ -42,6 +44,10 @@ class PackedEmbedding:
         Raises RunError where the folder is absent, damaged, of a later version or something else.
         """
         folder = Path(folder)
+        if (folder / PLAIN).is_file():
+            raise RunError(f"{folder}: plain arrays or a graph, for other systems; this reads --format packed alone")
+        if folder.is_file():
+            raise RunError(f"{folder}: a file, expected a folder; PackedTable.load reads a table without its raw ids")
         try:
             told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if not isinstance(told, dict) or told.get("format") != _FORMAT:

@@ -16,6 +16,7 @@ from dnis_lightning.packed.texts import Texts
 
 Raw = Sequence[str | bytes | int | float | None] | np.ndarray
 """Raw values of a field."""
+_MOST_COLUMNS = 1 << 16
 _FORMAT = "dnis-lightning packed vocabulary"
 
 
@@ -177,5 +178,9 @@ def _field(number: int, told: Mapping[str, Any], tensors: Mapping[str, np.ndarra
         ids = FieldIds(FORMS[told["ids"]].read(own), told["missing"])
     else:
         numbers = from_json(told["numbers"])
+    if (told["kind"], ids is None) not in (("categorical", False), ("multi", False), ("numeric", True)):
+        raise ValueError(f"the field {told['name']} is {told['kind']}, which does not go with what it has")
+    if not 1 <= told["columns"] <= (_MOST_COLUMNS if told["kind"] == "multi" else 1):
+        raise ValueError(f"the field {told['name']} has {told['columns']} columns")
     first, end = told["rows"]
     return PackedField(told["name"], told["kind"], first, end, told["columns"], ids, numbers)

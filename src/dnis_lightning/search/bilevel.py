@@ -114,9 +114,10 @@ def _predict(
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while: no dropout, and batch statistics are used but not moved."""
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
