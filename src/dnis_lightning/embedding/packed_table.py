@@ -82,8 +82,9 @@ class PackedLookup(nn.Module):
         if loop is None:
             rows = self._unprojected(flat)
         else:
-            rows = torch.empty(len(flat), self.dims, dtype=torch.float32, device="cpu")
-            loop(flat.numpy(), rows.numpy())
+            made = np.empty((len(flat), self.dims), dtype=np.float32)  # in large pages of memory, which torch's is not
+            loop(flat.numpy(), made)
+            rows = torch.from_numpy(made)
         if self.projections:
             rows = self._widened(rows, flat)
         return rows.view(*input.shape, self.dims)
