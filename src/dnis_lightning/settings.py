@@ -134,7 +134,7 @@ class TrainerSettings(_Group):
 class ShipSettings(_Group):
     """How the tables of a run are packed."""
 
-    layout: Literal["auto", "dense", "blocks", "bitmap", "csr"]
+    layout: Literal["auto", "dense", "prefix", "blocks", "bitmap", "csr"]
     dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"]
     tolerance: NonNegative
 

@@ -37,6 +37,24 @@ def in_blocks() -> Scheme:
     return Scheme.from_dense(np.random.default_rng(1).normal(size=kept.shape).astype(np.float32), kept)
 
 
+def last_in_blocks() -> Scheme:
+    """Runs of features that keep the same dimensions, the last ones."""
+    scheme = in_blocks()
+    return Scheme.from_dense(scheme.dense()[:, ::-1].copy(), scheme.mask()[:, ::-1].copy())
+
+
+def prefixes() -> Scheme:
+    """The first dimensions of each feature, as many as may be."""
+    rng = np.random.default_rng(2)
+    kept = np.arange(24) < rng.integers(0, 24, size=(500, 1))
+    return Scheme.from_dense(rng.normal(size=kept.shape).astype(np.float32), kept)
+
+
+def lengths(scheme: Scheme) -> np.ndarray:
+    """How many dimensions there are up to the last one that each feature keeps."""
+    return np.array([max(np.flatnonzero(row) + 1, default=0) for row in scheme.mask()])
+
+
 def _no_numba(coded: bool) -> dict[str, object]:
     raise ImportError
 
@@ -105,7 +123,8 @@ def test_the_file_has_the_size_that_is_told_and_reads_back(
         assert sum(packed.parts.values()) <= packed.bytes
         assert np.array_equal(read.unprojected(), packed.unprojected())
         assert read.parts == packed.parts
-        assert read.kept == (scheme.features * scheme.base_dim if layout == "dense" else scheme.kept)
+        stored = {"dense": scheme.features * scheme.base_dim, "prefix": int(lengths(scheme).sum())}
+        assert read.kept == stored.get(layout, scheme.kept)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -114,6 +133,10 @@ def test_entries_are_those_of_the_scheme(layout: LayoutName) -> None:
         indptr, positions, values = scheme.packed(NO_BLOCKS, "fp32", layout).entries()
         if layout == "dense":
             assert np.array_equal(values, scheme.dense().ravel())
+        elif layout == "prefix":
+            there = np.arange(scheme.base_dim) < lengths(scheme)[:, None]
+            assert np.array_equal(values, scheme.dense()[there])
+            assert np.array_equal(positions, there.nonzero()[1])
         else:
             assert np.array_equal(indptr, scheme.indptr)
             assert np.array_equal(positions, scheme.positions)
@@ -124,7 +147,8 @@ def test_entries_are_those_of_the_scheme(layout: LayoutName) -> None:
     ("scheme", "layout"),
     [
         (scheme_of(500, 16, 1.0), "dense"),
-        (in_blocks(), "blocks"),
+        (last_in_blocks(), "blocks"),
+        (prefixes(), "prefix"),
         (scheme_of(500, 16, 0.5), "bitmap"),
         (scheme_of(500, 64, 0.05), "csr"),
     ],

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.lookup import Gather
-from dnis_lightning.packed.layouts import Bitmap, Blocks, Csr, Dense
+from dnis_lightning.packed.layouts import Bitmap, Blocks, Csr, Dense, Prefix
 from dnis_lightning.packed.loops import Loop, loop_of
 from dnis_lightning.packed.table import PackedTable
 from dnis_lightning.packed.tensors import DAMAGE
@@ -25,9 +25,9 @@ _MASKS = {torch.uint8: 0xFF, torch.int16: 0xFFFF, torch.int32: 0xFFFFFFFF}
 class PackedLookup(nn.Module):
     """Rows (…, K) of features (…), as `PackedTable.rows` gives them.
 
-    What a row lacks is 0 and stays so, but in the layout dense, which has no such entries; what is kept gets a
-    gradient, unless it is int8. Without gradients, rows on the CPU are made by the compiled loops, where Numba is
-    installed. `state_dict` has the values, not which entries they are of: `packed().save(path)` writes both.
+    What is not stored is 0 and stays so; what is stored gets a gradient, unless it is int8: in the layouts dense and
+    prefix zeros are, too. Without gradients, rows on the CPU are made by the compiled loops, where Numba is installed.
+    `state_dict` has the values, not which entries they are of: `packed().save(path)` writes both.
     """
 
     values: nn.Parameter
@@ -155,6 +155,9 @@ class PackedLookup(nn.Module):
         layout = self._table.layout
         if isinstance(layout, Csr):
             return self._at("positions", places)
+        if isinstance(layout, Prefix):
+            starts, counts = self._spans(features)
+            return places - torch.repeat_interleave(starts, counts, output_size=len(places))
         if isinstance(layout, Blocks):
             bits = self._buffer("blocks_patterns")[self._at("blocks_pattern", self._runs(features))]
         else:
@@ -168,7 +171,7 @@ class PackedLookup(nn.Module):
     def _pointer(self, lists: Tensor) -> Tensor:
         """Where the values of each of some features start, and those of the last one end."""
         layout = self._table.layout
-        assert isinstance(layout, Csr | Bitmap), "the others have no pointers"
+        assert isinstance(layout, Csr | Bitmap | Prefix), "the others have no pointers"
         return self._at("starts_base", lists >> layout.starts.shift) + self._at("starts_offset", lists)
 
     def _widened(self, rows: Tensor, features: Tensor) -> Tensor:

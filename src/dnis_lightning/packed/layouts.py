@@ -1,8 +1,9 @@
-"""Which entries of a table are kept, in four layouts.
+"""Which entries of a table are kept, in five layouts.
 
 All have the values of the kept entries one after the other, feature by feature. They differ in what says which these
-are: *dense* keeps all; *blocks* says it once for a run of features that keep the same dimensions; *bitmap* has a bit
-for each entry of the table; *csr* the number of the dimension of each entry that is kept.
+are: *dense* keeps all; *prefix* the first dimensions of each feature, as many as it says; *blocks* says it once for a
+run of features that keep the same dimensions; *bitmap* has a bit for each entry of the table; *csr* the number of the
+dimension of each entry that is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dnis_lightning.packed.pointers import Pointers, flat_places
 from dnis_lightning.packed.tensors import expect
 from dnis_lightning.packed.texts import Texts
 
-LayoutName = Literal["dense", "blocks", "bitmap", "csr"]
+LayoutName = Literal["dense", "prefix", "blocks", "bitmap", "csr"]
 _AT_ONCE = 1 << 16
 """Features that are worked on at a time."""
 
@@ -111,6 +112,41 @@ class Dense(Layout):
     def cells(self, features: np.ndarray, counts: np.ndarray, places: np.ndarray) -> np.ndarray:
         """See `Layout`."""
         return np.arange(len(places))
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix(Layout):
+    """The dimensions of each feature up to the last one that it keeps, zeros between them, too."""
+
+    name = "prefix"
+    features: int
+    dims: int
+    starts: Pointers
+
+    @classmethod
+    def of(cls, indptr: np.ndarray, positions: np.ndarray, dims: int) -> Prefix:
+        """See `Layout`."""
+        lengths, ends = np.zeros(len(indptr) - 1, dtype=np.int64), indptr[1:]
+        some = np.diff(indptr) > 0
+        lengths[some] = positions[ends[some] - 1].astype(np.int64) + 1
+        return cls(len(lengths), dims, Pointers.of(np.append(0, lengths.cumsum())))
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, np.ndarray], features: int, dims: int) -> Prefix:
+        """See `Layout`."""
+        return cls(features, dims, Pointers.read(tensors, "starts", features))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """See `Layout`."""
+        return self.starts.tensors("starts")
+
+    def spans(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Layout`."""
+        return self.starts.spans(features)
+
+    def cells(self, features: np.ndarray, counts: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """See `Layout`."""
+        return flat_places(np.arange(len(features)) * self.dims, counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +294,7 @@ class Csr(Layout):
         return np.repeat(np.arange(len(features)) * self.dims, counts) + self.positions[places]
 
 
-LAYOUTS: Mapping[LayoutName, type[Layout]] = {one.name: one for one in (Dense, Blocks, Bitmap, Csr)}
+LAYOUTS: Mapping[LayoutName, type[Layout]] = {one.name: one for one in (Dense, Prefix, Blocks, Bitmap, Csr)}
 
 
 def _bits(indptr: np.ndarray, positions: np.ndarray, dims: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dnis_lightning.packed.layouts import Bitmap, Blocks, Csr, Layout
+from dnis_lightning.packed.layouts import Bitmap, Blocks, Csr, Layout, Prefix
 from dnis_lightning.packed.pointers import Pointers
 from dnis_lightning.packed.values import Values, from_bf16
 
@@ -26,7 +26,7 @@ Of a damaged table rows are wrong; nothing is read or written beyond its arrays.
 
 def loop_of(layout: Layout, values: Values) -> Loop | None:
     """The loop for a table of this layout with these values; None where there is none, or no Numba."""
-    if not isinstance(layout, Csr | Bitmap | Blocks):
+    if not isinstance(layout, Csr | Bitmap | Blocks | Prefix):
         return None
     try:
         kernel = _kernels(values.dtype != "fp32")[layout.name]
@@ -44,13 +44,15 @@ def loop_of(layout: Layout, values: Values) -> Loop | None:
     return loop
 
 
-def _of_layout(layout: Csr | Bitmap | Blocks) -> tuple[Any, ...]:
+def _of_layout(layout: Csr | Bitmap | Blocks | Prefix) -> tuple[Any, ...]:
     if isinstance(layout, Blocks):
         ends, columns = np.append(0, layout.widths.cumsum()), layout.dimensions
         return np.asarray(layout.first), np.asarray(layout.start), np.asarray(layout.pattern), ends, columns
     starts: Pointers = layout.starts
-    kept = layout.positions if isinstance(layout, Csr) else layout.bits
-    return np.asarray(starts.base), np.asarray(starts.offset), starts.shift, np.asarray(kept)
+    pointers = np.asarray(starts.base), np.asarray(starts.offset), starts.shift
+    if isinstance(layout, Prefix):
+        return pointers
+    return *pointers, np.asarray(layout.positions if isinstance(layout, Csr) else layout.bits)
 
 
 def _of_values(values: Values) -> tuple[np.ndarray, ...]:
@@ -109,6 +111,16 @@ def _kernels(coded: bool) -> dict[str, Any]:
                     rows[row, positions[place]] = number(stored[place], numbers, scale)
 
     @compiled
+    def prefix(features, rows, base, offset, shift, stored, numbers, scales, meant):  # type: ignore[no-untyped-def]
+        for row, feature in enumerate(features):
+            clear(rows, row)
+            scale = scale_of(feature, scales, meant)
+            start = np.int64(base[feature >> shift]) + np.int64(offset[feature])
+            end = np.int64(base[(feature + 1) >> shift]) + np.int64(offset[feature + 1])
+            for place in range(max(start, 0), min(end, len(stored), start + rows.shape[1])):
+                rows[row, place - start] = number(stored[place], numbers, scale)
+
+    @compiled
     def bitmap(features, rows, base, offset, shift, bits, stored, numbers, scales, meant):  # type: ignore[no-untyped-def]
         for row, feature in enumerate(features):
             clear(rows, row)
@@ -135,7 +147,7 @@ def _kernels(coded: bool) -> dict[str, Any]:
                 if 0 <= place + nth < len(stored):
                     rows[row, columns[nth]] = number(stored[place + nth], numbers, scale)
 
-    return {"csr": csr, "bitmap": bitmap, "blocks": blocks}
+    return {"csr": csr, "prefix": prefix, "bitmap": bitmap, "blocks": blocks}
 
 
 @cache

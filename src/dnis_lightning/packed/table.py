@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dnis_lightning.packed.layouts import LAYOUTS, Dense, Layout, LayoutName
+from dnis_lightning.packed.layouts import LAYOUTS, Dense, Layout, LayoutName, Prefix
 from dnis_lightning.packed.loops import Loop, loop_of
 from dnis_lightning.packed.pointers import flat_places
 from dnis_lightning.packed.tensors import expect, file_bytes, map_tensors, write_tensors
@@ -107,8 +107,8 @@ class PackedTable:
         kinds = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
         size = STORED[dtype].itemsize
         made = min((kind.of(indptr, positions, dims) for kind in kinds), key=lambda one: one.bytes + size * one.kept)
-        if isinstance(made, Dense):
-            indptr, values = np.arange(made.features + 1) * dims, _filled(indptr, positions, values, dims)
+        if isinstance(made, Dense | Prefix):
+            indptr, values = _with_zeros(made, indptr, positions, values)
         return cls(made, Values.of(values, indptr, dtype), projections)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -232,8 +232,11 @@ class PackedTable:
         }
 
 
-def _filled(indptr: np.ndarray, positions: np.ndarray, values: np.ndarray, dims: int) -> np.ndarray:
-    """(N · K,) the values where they belong, zeros elsewhere."""
-    table = np.zeros((len(indptr) - 1) * dims, dtype=np.float32)
-    table[np.repeat(np.arange(len(indptr) - 1) * dims, np.diff(indptr)) + positions] = values
-    return table
+def _with_zeros(
+    layout: Dense | Prefix, indptr: np.ndarray, positions: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the values of each feature start, (N + 1,), and all values, in a layout that keeps zeros, too."""
+    starts, counts = layout.spans(np.arange(layout.features))
+    filled = np.zeros(layout.kept, dtype=values.dtype)
+    filled[np.repeat(starts, np.diff(indptr)) + positions] = values
+    return np.append(0, counts.cumsum()), filled
