@@ -160,7 +160,8 @@ def cut_names(settings: Settings) -> list[str]:
 
 def pruning(settings: Settings) -> Pruning:
     """How tables are cut, and trained meanwhile and once more afterwards."""
-    return Pruning(settings.prune.by, _schedule(settings), tuple(dict.fromkeys(settings.prune.thresholds)))
+    chosen = settings.prune
+    return Pruning(chosen.by, _schedule(settings), tuple(dict.fromkeys(chosen.thresholds)), chosen.frequency_power)
 
 
 def _schedule(settings: Settings) -> Schedule:

@@ -35,7 +35,8 @@ Metrics = dict[str, float]
 class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. blocks: of the features. unpruned: makes the model; initial:
+    whole: N·K, the entries that rates are counted against. blocks: of the features. frequency (N,): of theirs in train.
+    unpruned: makes the model; initial:
     makes its initial state. evaluate: metrics on select. score: of metrics, smaller is better.
     """
 
@@ -45,6 +46,7 @@ class Cutter:
     folder: RunFolder
     whole: int
     blocks: Blocks
+    frequency: Tensor
     unpruned: Callable[[], Recommender]
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
@@ -64,7 +66,7 @@ class Cutter:
 
     def _make(self, name: str, bound: Budget | float) -> None:
         started, model = time.perf_counter(), self.unpruned()
-        mask = cut_mask(model, bound, self.pruning.by, self.whole)
+        mask = cut_mask(model, bound, self.pruning, self.frequency, self.whole)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)

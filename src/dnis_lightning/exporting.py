@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import torch
 from safetensors.torch import save_file
 
@@ -194,7 +196,9 @@ def _scheme_and_rest(
     if budget != "unpruned":
         whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
         log.info("%s: cut from the whole table as the run left it, without training", budget)
-        mask = cut_mask(model, parse_budget(budget), by or _settings(run).prune.by, whole)
+        pruning = build.pruning(_settings(run))
+        frequency = torch.from_numpy(_frequency(run))
+        mask = cut_mask(model, parse_budget(budget), replace(pruning, by=by or pruning.by), frequency, whole)
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 
@@ -233,6 +237,16 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
     if not (run.path / "embedding").is_dir():
         raise RunError(f"{run.path}: a run of an earlier version, without embedding/; run the search again")
     return dict(found)
+
+
+def _frequency(run: RunFolder) -> np.ndarray:
+    """(N,) how often each feature occurs in train."""
+    try:
+        only = pyarrow.csv.ConvertOptions(include_columns=["frequency"])
+        found = pyarrow.csv.read_csv(run.path / "dims.csv", convert_options=only)
+        return found["frequency"].to_numpy().astype(np.float32)
+    except (OSError, pa.ArrowException) as fault:
+        raise RunError(f"{run.path / 'dims.csv'}: cannot be read ({fault}); run the search again") from fault
 
 
 def _select_crc(run: RunFolder) -> int:

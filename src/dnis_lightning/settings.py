@@ -85,7 +85,8 @@ class SearchSettings(_Group):
 class PruneSettings(_Group):
     """Group `prune`."""
 
-    by: Literal["elements", "gates"]
+    by: Literal["elements", "gates", "prefix"]
+    frequency_power: NonNegative
     schedule: Literal["one_shot", "iterative", "gradual", "learned", "nis_single", "nis_multi"]
     thresholds: list[NonNegative]
     finetune_epochs: Whole

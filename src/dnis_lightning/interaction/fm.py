@@ -35,6 +35,9 @@ class FM(nn.Module):
         found = pairs(rows, batch.distinct, batch.values)
         return found / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else found
 
+    def rotate(self, rotation: Tensor) -> None:
+        """Nothing to take over: inner products stay as they are when all rows are multiplied by a rotation (K, K)."""
+
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K): of two fields."""
         found = first @ second.T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
@@ -26,6 +27,13 @@ class GMF(nn.Module):
     def forward(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from rows (B, 2, K)."""
         return self.output(rows[:, 0] * rows[:, 1]).squeeze(-1)
+
+    turns = ("order",)
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Take over another order of the dimensions, of which a rotation (K, K) is made."""
+        self.output.weight.copy_(self.output.weight @ rotation)
 
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K)."""

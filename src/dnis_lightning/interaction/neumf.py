@@ -22,6 +22,7 @@ class NeuMF(nn.Module):
     """
 
     tables = 2
+    turns = ("order", "any")
 
     def __init__(
         self, fields: int, dims: int, hidden: Hidden = "paper", dropout: Rate = 0.0, batch_norm: bool = False
@@ -37,6 +38,21 @@ class NeuMF(nn.Module):
         """Logits (B,) from rows (B, 2, 2K)."""
         p, q = rows.tensor_split(2, dim=-1)
         return self.output(torch.cat([p[:, 0] * p[:, 1], self.tower(q.flatten(1))], dim=-1)).squeeze(-1)
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Take over that all rows are multiplied by a rotation (2K, 2K), which changes p in its order alone."""
+        of_p, of_q = (
+            part.clone() for part in self.output.weight.split([len(rotation) // 2, self.tower.outputs], dim=1)
+        )
+        first, second = rotation.tensor_split(2)
+        of_p = of_p @ first.tensor_split(2, dim=1)[0]
+        turned = second.tensor_split(2, dim=1)[1]
+        if len(self.tower.layers):
+            self.tower.rotate(turned)
+        else:
+            of_q = (of_q.unflatten(1, (2, len(turned))) @ turned).flatten(1)
+        self.output.weight.copy_(torch.cat([of_p, of_q], dim=1))
 
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, 2K) with each of the rows (M, 2K)."""

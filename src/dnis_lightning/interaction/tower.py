@@ -80,6 +80,16 @@ class Tower(nn.Module):
         """(B, outputs) from (B, inputs)."""
         return self.layers(inputs)
 
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Take over that each of the rows that it gets side by side is multiplied by a rotation (K, K).
+
+        x Wᵀ = x R (W R)ᵀ. There has to be a layer.
+        """
+        first = self.layers[0]
+        assert isinstance(first, Affine), "each layer begins with one"
+        first.weight.copy_((first.weight.unflatten(1, (-1, len(rotation))) @ rotation).flatten(1))
+
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """(B, outputs) from the rows (U, K) of distinct features, times the batch's values, one after the other."""
         assert batch.distinct is not None, "the rows are those of the distinct features"

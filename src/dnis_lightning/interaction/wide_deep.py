@@ -28,6 +28,10 @@ class WideDeep(nn.Module):
         """Logits (B,) from rows (B, F, K)."""
         return self.tower(rows.flatten(1)).squeeze(-1)
 
+    def rotate(self, rotation: Tensor) -> None:
+        """Take over that all rows are multiplied by a rotation (K, K): logits stay as they are."""
+        self.tower.rotate(rotation)
+
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""
         return self.tower.of_distinct(rows, batch).squeeze(-1)

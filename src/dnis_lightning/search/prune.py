@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,18 +12,25 @@ from torch import Tensor
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import top
 from dnis_lightning.errors import ConfigError
-from dnis_lightning.recommender import Recommender
+from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.schedule import Schedule
 
-By = Literal["elements", "gates"]
+log = logging.getLogger(__name__)
+
+By = Literal["elements", "gates", "prefix"]
+_ROWS_AT_ONCE = 1 << 16
+_HALVINGS = 50
 
 
 @dataclass(frozen=True)
 class Pruning:
     """How tables are cut after the search.
 
-    by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first.
+    by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first;
+    `prefix` turns the table onto its principal axes, and keeps the first dimensions of each feature; see
+    `longest_prefixes`.
+    frequency_power: of `prefix`, p in what an entry counts for, n_i^p |Ẽ_{i,j}| of a feature that occurs n_i times.
     schedule: in how many steps, and what is trained between them.
     thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, or of α where gates go.
     """
@@ -30,16 +38,20 @@ class Pruning:
     by: By
     schedule: Schedule
     thresholds: tuple[float, ...] = ()
+    frequency_power: float = 0.25
 
 
-def cut_mask(model: Recommender, bound: Budget | float, by: By, whole: int) -> Tensor:
+def cut_mask(model: Recommender, bound: Budget | float, pruning: Pruning, frequency: Tensor, whole: int) -> Tensor:
     """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
 
-    whole: N·K, the number of entries that rates and shares are of. Raises ConfigError when a model without gates is to
-    be cut by them.
+    frequency (N,): how often each feature occurs in train. whole: N·K, the number of entries that rates and shares are
+    of. Where the first dimensions are kept, the model is turned onto its principal axes, if it has any.
+    Raises ConfigError when a model without gates is to be cut by them.
     """
+    if pruning.by == "prefix":
+        return _prefixes(model, bound, frequency.float().clamp(min=0.5), pruning.frequency_power, whole)
     merged, there = model.merged_table(), model.table.kept()
-    if by == "elements":
+    if pruning.by == "elements":
         return largest(merged, bound.entries(whole), there) if isinstance(bound, Budget) else above(merged, bound)
     if not isinstance(model.selection, SoftSelection):
         raise ConfigError("prune=gates: this model has no gates; take prune=elements")
@@ -60,6 +72,46 @@ def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
     table (N, K): is overwritten with the magnitudes. there (N, K) bool: the entries to choose among; None for all.
     """
     return top(table.abs_(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
+
+
+def _prefixes(model: Recommender, bound: Budget | float, counts: Tensor, power: float, whole: int) -> Tensor:
+    if not model.rotate(counts):
+        log.warning("prune=prefix: rows of this model cannot be turned, so the first dimensions are as good as any")
+    table, there, copies = model.merged_table(), model.table.kept(), tables_of(model.interaction)
+    table.mul_((counts**power).to(table)[:, None])
+    narrow, own = (of.view(len(of) * copies, -1) for of in (table, there))  # of each of the tables side by side
+    if isinstance(bound, Budget):
+        return longest_prefixes(narrow, bound.entries(whole), own).view_as(there)
+    return (until_last(above(narrow, bound)) & own).view_as(there)
+
+
+def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:
+    """(N, K) bool: the first entries of each row, `kept` of them at most, by what the squares of all come to.
+
+    A row keeps so many as make Σ_j (s_{i,j}² − τ) the largest, for one τ: no other lengths of as many entries hold
+    more. table (N, K): s. there (N, K) bool: entries that there are; of others none is counted, nor kept.
+    """
+    if kept >= int(there.sum()):
+        return there
+    squares, counts = (table.square() * there).cumsum(1), there.cumsum(1, dtype=torch.int32)
+
+    def chosen(threshold: float) -> Tensor:
+        found = []
+        for some, own in zip(squares.split(_ROWS_AT_ONCE), counts.split(_ROWS_AT_ONCE), strict=True):
+            best, at = (some - threshold * own).max(1)
+            found.append(torch.arange(some.shape[1], device=some.device) <= torch.where(best > 0, at, -1)[:, None])
+        return torch.cat(found).logical_and_(there)
+
+    low, high = 0.0, float(squares.max())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if int(chosen(middle).sum()) > kept else (low, middle)
+    return chosen(high)
+
+
+def until_last(mask: Tensor) -> Tensor:
+    """(N, K) bool: all entries of a row up to its last true one."""
+    return mask.flip(1).cummax(1).values.flip(1) if mask.numel() else mask
 
 
 def largest_gates(table: Tensor, gates: Tensor, block_of: Tensor, kept: int) -> Tensor:
