@@ -514,6 +514,19 @@ def test_a_run_is_cut_by_its_gates_afterwards(of_clicks: Run, tmp_path: Path) ->
     assert np.array_equal(found[found != 0], merged[found != 0])
 
 
+def test_a_run_is_cut_to_first_dimensions_afterwards(of_clicks: Run, tmp_path: Path) -> None:
+    folder, result = of_clicks
+    options = ["--budget", "cr:4", "--by", "prefix", "--dtype", "fp32"]
+    assert export.main([str(folder), "--to", str(tmp_path / "ship"), *options]) == 0
+    packed = PackedEmbedding.open(tmp_path / "ship").table
+    assert packed.layout.name == "prefix"
+    assert packed.kept <= result["features"] * 4 / 4  # type: ignore[operator]
+    whole = rebuild(folder)
+    whole.rotate(torch.tensor([float(row["frequency"]) for row in csv.DictReader((folder / "dims.csv").open())]))
+    found, turned = packed.unprojected(), whole.merged_table().numpy()
+    assert np.allclose(np.abs(found[found != 0]), np.abs(turned[found != 0]), atol=1e-4)
+
+
 def rows_of_plain_files(folder: Path, features: np.ndarray) -> np.ndarray:
     """What a system would do that knows the files of --format structured alone."""
     told = json.loads((folder / "tables.json").read_text())
