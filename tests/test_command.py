@@ -110,7 +110,7 @@ def test_a_finished_run_can_be_rebuilt(finished) -> None:
     assert unpruned.gates.shape == (4, 6)
     assert int(cut.table.mask.sum()) == result["pruned"][0]["kept"]
     assert torch.equal(cut.table.weight[~cut.table.mask], torch.zeros(int((~cut.table.mask).sum())))
-    with pytest.raises(RunError, match="not a scheme"):
+    with pytest.raises(RunError, match="no cut"):
         rebuild(folder, "cr:3")
     with pytest.raises(RunError, match="is this the folder of a run"):
         rebuild(folder.parent)
@@ -268,7 +268,7 @@ MISTAKES = {
     "no value": (["data.batch_size=???"], r"data\.batch_size: no value; write data\.batch_size=\.\.\."),
     "wrong choice": (["search.gates_optimizer=lion"], r"should be 'sgd' or 'adam', got 'lion'"),
     "rate below one": (["search.rates=[0.5]"], r"search\.rates.*greater than or equal to 1, got 0\.5"),
-    "budget": (["search.budget=25MB"], r"search\.budget: '25MB'; it should read like cr:20, 10% or 25MiB"),
+    "budget": (["search.budget=25MB"], r"search\.budget: '25MB'; it should read like cr:20, 10%, 25MiB or loss:0.5%"),
     "too many blocks": (["search.blocks=500"], r"search\.blocks: 500 blocks for \d+ features"),
     "empty split": (["data.rows=3"], r"data\.split=three_way: of the 3 rows of synthetic none is left"),
     "no such run": (["resume=nowhere"], r"resume=nowhere: no config\.yaml that can be read there"),

@@ -137,7 +137,7 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
             ["data=table", "data.path=log.csv", "data.task=topk", "data.label=null", "data.least_label=3"],
             "data.least_label: with data.label=null no row has a label",
         ),
-        (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10% or 25MiB"),
+        (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10%, 25MiB or loss:0.5%"),
         (["search.budget=cr:0.5"], "search.budget: 'cr:0.5'; it should read like"),
         (["search.blocking=[]"], "search.blocking: it should be"),
         (["data.name=a/b"], "data.name: it should match pattern"),

@@ -202,3 +202,15 @@ def test_gates_are_merged_in_before(small_fm: Recommender, rng: np.random.Genera
     assert small_fm.rotate(torch.ones(12))
     assert small_fm.gates is None
     torch.testing.assert_close(small_fm(batch).logits, before)
+
+
+def test_a_cut_copy_leaves_the_model_as_it_is(small_fm: Recommender, rng: np.random.Generator) -> None:
+    batch, mask = random_batch(rng, OFFSETS, 20), torch.rand(12, 4) < 0.5
+    before = small_fm(batch).logits
+    made = small_fm.cut_copy(mask)
+    assert made.first_order is small_fm.first_order
+    assert torch.equal(made.table.entries() != 0, mask)
+    assert torch.equal(small_fm(batch).logits, before)
+    assert small_fm.gates is not None
+    small_fm.keep(small_fm.merged_table(), mask)
+    torch.testing.assert_close(made(batch).logits, small_fm(batch).logits)

@@ -66,7 +66,8 @@ class Cutter:
 
     def _make(self, name: str, bound: Budget | float) -> None:
         started, model = time.perf_counter(), self.unpruned()
-        mask = cut_mask(model, bound, self.pruning, self.frequency, self.whole)
+        fits = self._fits(model, bound) if isinstance(bound, Budget) else _always
+        mask = cut_mask(model, bound, self.pruning, self.frequency, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
@@ -88,6 +89,15 @@ class Cutter:
             save_pruned(self.folder, name, scheme, model)
         self.phases.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
+
+    def _fits(self, model: Recommender, bound: Budget) -> Callable[[Tensor], bool]:
+        """Whether a mask keeps to a budget in bytes, or to one in what the cut may cost on select."""
+        if bound.loss is None:
+            size, projections = bound.size or 0, model.table.projection_arrays()
+            return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
+        whole = self.score(self.evaluate(model))
+        most = whole + bound.loss * abs(whole)
+        return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
     def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:
         """The metrics of a model with the values of a scheme, which it has from now on."""
@@ -157,6 +167,10 @@ class Cutter:
         """Seconds of all trainings for this cut, those before a kill included."""
         done = self.phases.journal.done
         return sum(facts["seconds"] for step, facts in done.items() if step.endswith(f"/{name}"))
+
+
+def _always(mask: Tensor) -> bool:
+    return True
 
 
 def _one_line(metrics: Mapping[str, float]) -> str:

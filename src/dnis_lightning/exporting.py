@@ -198,7 +198,15 @@ def _scheme_and_rest(
         log.info("%s: cut from the whole table as the run left it, without training", budget)
         pruning = build.pruning(_settings(run))
         frequency = torch.from_numpy(_frequency(run))
-        mask = cut_mask(model, parse_budget(budget), replace(pruning, by=by or pruning.by), frequency, whole)
+        bound = parse_budget(budget)
+        if bound.loss is not None:
+            raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
+
+        def fits(mask: torch.Tensor) -> bool:
+            projections = model.table.projection_arrays()
+            return Shipping(blueprint.block_of).bytes_of(mask.numpy(), projections) <= (bound.size or 0)
+
+        mask = cut_mask(model, bound, replace(pruning, by=by or pruning.by), frequency, whole, fits)
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 

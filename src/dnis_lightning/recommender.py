@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -216,6 +217,13 @@ class Recommender(nn.Module):
         """Put a merged table in place of table and gates, holding what lies outside `mask` at 0 (equation 9)."""
         self.selection = None
         self.table.keep(table, mask)
+
+    def cut_copy(self, mask: Tensor) -> Recommender:
+        """The model with the entries within a mask alone: a copy, which shares all weights but the table's."""
+        made = copy.copy(self)
+        made._modules = {**self._modules, "table": copy.deepcopy(self.table)}
+        made.keep(self.merged_table(), mask)
+        return made
 
     def rest(self) -> dict[str, Tensor]:
         """A copy of the weights outside table and gates, on the CPU."""

@@ -85,6 +85,11 @@ class Shipping:
         except OverflowError as fault:
             raise RunError(f"the table does not go into {dtype}: {fault}; take fp32") from fault
 
+    def bytes_of(self, mask: np.ndarray, projections: Mapping[int, np.ndarray]) -> int:
+        """The size of the file of a table that keeps these entries, (N, K) bool; in fp32 if the type is yet unknown."""
+        scheme = Scheme.from_dense(np.zeros(mask.shape, dtype=np.float32), mask, dict(projections))
+        return scheme.packed(self.block_of, self.dtype or "fp32", self.layout).bytes
+
     def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
         for dtype in STORED:
             try:

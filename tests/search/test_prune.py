@@ -12,7 +12,7 @@ from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.budget import COO_BYTES, compression_rate, parse_budget
+from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import (
     Pruning,
     above,
@@ -23,6 +23,12 @@ from dnis_lightning.search.prune import (
     until_last,
 )
 from dnis_lightning.search.schedule import OneShot
+
+
+def never(mask: torch.Tensor) -> bool:
+    """Of a budget that is counted no cut is tried."""
+    raise AssertionError
+
 
 TABLE = torch.tensor([[0.5, -0.1], [0.0, 0.3], [-0.4, 0.2]])
 
@@ -55,21 +61,44 @@ def test_equal_gates_are_told_apart_by_their_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "entries"),
+    ("text", "budget"),
     [
-        ("cr:2", 3200),
-        ("cr:2.5", 2560),
-        ("10%", 640),
-        ("100%", 6400),
-        ("12KiB", 12 * 1024 // COO_BYTES),
-        ("1 GiB", 6400),
+        ("cr:2", Budget("cr:2", rate=2)),
+        ("cr:2.5", Budget("cr:2.5", rate=2.5)),
+        ("10%", Budget("10%", rate=10)),
+        ("12KiB", Budget("12KiB", size=12 * 1024)),
+        (" 1 GiB", Budget("1 GiB", size=2**30)),
+        ("loss:0.5%", Budget("loss:0.5%", loss=0.005)),
+        ("loss:0%", Budget("loss:0%", loss=0)),
     ],
 )
-def test_budgets_as_users_say_them(text: str, entries: int) -> None:
-    assert parse_budget(text).entries(100 * 64) == entries
+def test_budgets_as_users_say_them(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "cr:", "cr:0.5", "0%", "101%", "25", "25MB", "cr:1.2.3", "-5%", "0MiB"])
+@pytest.mark.parametrize("by", ["elements", "prefix"])
+def test_the_largest_cut_that_fits_is_taken(by: str) -> None:
+    torch.manual_seed(0)
+    pruning, whole = Pruning(by, OneShot(None)), 20_000 * 6  # type: ignore[arg-type]
+
+    def cut(budget: Budget, most: int) -> int:
+        def fits(mask: torch.Tensor) -> bool:
+            return int(mask.sum()) >= most if budget.loss else int(mask.sum()) <= most
+
+        model = Recommender(FeatureSpace((0, 10_000, 20_000)), FM(), dims=6, std=1.0)
+        return int(cut_mask(model, budget, pruning, torch.ones(20_000), whole, fits).sum())
+
+    for most in (0, 100, 54_321, whole - 1, whole):
+        found = cut(parse_budget("1MiB"), most)
+        assert most - whole // 1024 <= found <= most
+        found = whole - cut(parse_budget("loss:1%"), most)  # the smallest that is not below
+        assert whole - most - whole // 1024 <= found <= whole - most
+    assert cut(parse_budget("10%"), 0) == pytest.approx(whole / 10, abs=6), "shares are counted, not tried"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cr:", "cr:0.5", "0%", "101%", "25", "25MB", "cr:1.2.3", "-5%", "0MiB", "loss:", "loss:-1%", "loss:1"]
+)
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"search\.(budget|rates)"):
         parse_budget(text)
@@ -128,13 +157,13 @@ def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.
     torch.manual_seed(0)
     model = Recommender(FeatureSpace((0, 10, 30)), interaction, dims=6, std=1.0)
     whole = model.table.weight.numel()
-    mask = cut_mask(model, compression_rate(3), Pruning("prefix", OneShot(None)), torch.arange(30), whole)
+    mask = cut_mask(model, compression_rate(3), Pruning("prefix", OneShot(None)), torch.arange(30), whole, never)
     assert 0 < int(mask.sum()) <= whole // 3
     narrow = mask.view(-1, 6)
     assert torch.equal(narrow, until_last(narrow))
     lengths = narrow.sum(1).view(30, -1).sum(1).float()
     assert lengths[:5].mean() < lengths[-5:].mean(), "what is frequent counts for more"
-    by_threshold = cut_mask(model, 1.5, Pruning("prefix", OneShot(None)), torch.arange(30), whole).view(-1, 6)
+    by_threshold = cut_mask(model, 1.5, Pruning("prefix", OneShot(None)), torch.arange(30), whole, never).view(-1, 6)
     assert torch.equal(by_threshold, until_last(by_threshold))
     assert 0 < int(by_threshold.sum()) < whole
 
@@ -142,7 +171,7 @@ def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.
 def test_rows_that_cannot_be_turned_are_named(caplog: pytest.LogCaptureFixture) -> None:
     model = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
     before = model.table.weight.detach().clone()
-    mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), torch.arange(30), 180)
+    mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), torch.arange(30), 180, never)
     assert "rows of this model cannot be turned" in caplog.text
     assert torch.equal(model.table.weight, before)
     assert torch.equal(mask, until_last(mask))

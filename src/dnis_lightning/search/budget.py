@@ -1,4 +1,4 @@
-"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`."""
+"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`, `loss:0.5%`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from dataclasses import dataclass
 
 from dnis_lightning.errors import ConfigError
 
-COO_BYTES = 12
-"""Bytes of one kept entry in the layout that the paper counts: a float and two 32-bit indices."""
-
-_FORM = re.compile(r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)")
+_FORM = re.compile(
+    r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)|loss:(?P<loss>[0-9.]+)%"
+)
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A named bound on the kept entries: `rate` by compression rate, or `size` in bytes as COO in fp32."""
+    """A named bound on the kept entries.
+
+    rate: whole / kept. size: bytes of the table's file, indices included. loss: how much worse the metric that decides
+    may become by the cut itself, before anything is trained, as a share of it. One of them is given.
+    """
 
     name: str
     rate: float | None = None
     size: float | None = None
-
-    def entries(self, whole: int) -> int:
-        """How many of the `whole` = N·K entries may stay."""
-        if self.rate is not None:
-            return round(whole / self.rate)
-        return min(whole, int((self.size or 0) // COO_BYTES))
+    loss: float | None = None
 
 
 def compression_rate(rate: float) -> Budget:
@@ -40,7 +38,7 @@ def compression_rate(rate: float) -> Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """Read `cr:20` (compression rate), `10%` (share of the entries) or `25MiB` (bytes, indices included).
+    """Read `cr:20` (compression rate), `10%` (share of the entries), `25MiB` (bytes of the file) or `loss:0.5%`.
 
     Raises ConfigError for anything else.
     """
@@ -52,6 +50,8 @@ def parse_budget(text: str) -> Budget:
             return Budget(text.strip(), rate=100 / float(match["share"]))
         if match and match["size"] and float(match["size"]) > 0:
             return Budget(text.strip(), size=float(match["size"]) * _UNITS[match["unit"]])
+        if match and match["loss"] and float(match["loss"]) >= 0:
+            return Budget(text.strip(), loss=float(match["loss"]) / 100)
     except ValueError:
         pass
-    raise ConfigError(f"search.budget: {text!r}; it should read like cr:20, 10% or 25MiB")
+    raise ConfigError(f"search.budget: {text!r}; it should read like cr:20, 10%, 25MiB or loss:0.5%")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 By = Literal["elements", "gates", "prefix"]
 _ROWS_AT_ONCE = 1 << 16
 _HALVINGS = 50
+_STEPS = 1 << 12
+"""A budget that is found by trying is kept to within this part of the table."""
+_LEAST_COUNT = 0.5
+"""What a feature counts for that train never shows."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,76 @@ class Pruning:
     frequency_power: float = 0.25
 
 
-def cut_mask(model: Recommender, bound: Budget | float, pruning: Pruning, frequency: Tensor, whole: int) -> Tensor:
+Choice = Callable[[int], Tensor]
+"""(N, K) bool: which entries stay where no more than so many are to be kept."""
+
+
+def cut_mask(
+    model: Recommender,
+    bound: Budget | float,
+    pruning: Pruning,
+    frequency: Tensor,
+    whole: int,
+    fits: Callable[[Tensor], bool],
+) -> Tensor:
     """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
 
     frequency (N,): how often each feature occurs in train. whole: N·K, the number of entries that rates and shares are
-    of. Where the first dimensions are kept, the model is turned onto its principal axes, if it has any.
+    of. fits: whether a mask keeps to a budget in bytes, of which the largest that does is taken, or to one in loss, of
+    which it is the smallest. Where the first dimensions are kept, the model is turned onto its principal axes, if it
+    has any.
     Raises ConfigError when a model without gates is to be cut by them.
     """
-    if pruning.by == "prefix":
-        return _prefixes(model, bound, frequency.float().clamp(min=0.5), pruning.frequency_power, whole)
-    merged, there = model.merged_table(), model.table.kept()
+    choose = _choice(model, pruning, frequency)
+    if not isinstance(bound, Budget):
+        return _above(model, bound, pruning, frequency)
+    if bound.rate is not None:
+        return choose(round(whole / bound.rate))
+    return _tried(choose, int(model.table.kept().sum()), fits, largest=bound.loss is None)
+
+
+def _choice(model: Recommender, pruning: Pruning, frequency: Tensor) -> Choice:
+    there = model.table.kept()
     if pruning.by == "elements":
-        return largest(merged, bound.entries(whole), there) if isinstance(bound, Budget) else above(merged, bound)
+        return lambda kept: largest(model.merged_table(), kept, there)
+    if pruning.by == "prefix":
+        if not model.rotate(frequency.float().clamp(min=_LEAST_COUNT)):
+            log.warning("prune=prefix: rows of this model cannot be turned, so the first dimensions are as good as any")
+        narrow, own = _by_table(model, pruning, frequency)
+        return lambda kept: longest_prefixes(narrow, kept, own).view_as(there)
     if not isinstance(model.selection, SoftSelection):
         raise ConfigError("prune=gates: this model has no gates; take prune=elements")
     gates, block_of = model.selection.gates.detach(), model.selection.block_of
-    if isinstance(bound, Budget):
-        return largest_gates(merged, gates, block_of, bound.entries(whole))
-    return above(gates, bound)[block_of]
+    return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
+
+
+def _above(model: Recommender, epsilon: float, pruning: Pruning, frequency: Tensor) -> Tensor:
+    if pruning.by == "elements":
+        return above(model.merged_table(), epsilon)
+    if pruning.by == "prefix":
+        narrow, own = _by_table(model, pruning, frequency)
+        return (until_last(above(narrow, epsilon)) & own).view_as(model.table.kept())
+    assert isinstance(model.selection, SoftSelection), "there are gates"
+    return above(model.selection.gates.detach(), epsilon)[model.selection.block_of]
+
+
+def _by_table(model: Recommender, pruning: Pruning, frequency: Tensor) -> tuple[Tensor, Tensor]:
+    """(N · C, K) what each entry counts for, and whether it is there, of each of C tables side by side."""
+    table, there, copies = model.merged_table(), model.table.kept(), tables_of(model.interaction)
+    counts = frequency.to(table).clamp(min=_LEAST_COUNT)
+    table.mul_((counts**pruning.frequency_power)[:, None])
+    return table.view(len(table) * copies, -1), there.view(len(table) * copies, -1)
+
+
+def _tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, largest: bool) -> Tensor:
+    """The largest choice that fits, where the smaller ones do; or the smallest, where the larger ones do."""
+    low, high = 0, most
+    if fits(found := choose(most if largest else 0)):
+        return found
+    while high - low > max(most // _STEPS, 1):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(choose(middle)) == largest else (low, middle)
+    return choose(low if largest else high)
 
 
 def above(table: Tensor, epsilon: float) -> Tensor:
@@ -72,17 +129,6 @@ def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
     table (N, K): is overwritten with the magnitudes. there (N, K) bool: the entries to choose among; None for all.
     """
     return top(table.abs_(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
-
-
-def _prefixes(model: Recommender, bound: Budget | float, counts: Tensor, power: float, whole: int) -> Tensor:
-    if not model.rotate(counts):
-        log.warning("prune=prefix: rows of this model cannot be turned, so the first dimensions are as good as any")
-    table, there, copies = model.merged_table(), model.table.kept(), tables_of(model.interaction)
-    table.mul_((counts**power).to(table)[:, None])
-    narrow, own = (of.view(len(of) * copies, -1) for of in (table, there))  # of each of the tables side by side
-    if isinstance(bound, Budget):
-        return longest_prefixes(narrow, bound.entries(whole), own).view_as(there)
-    return (until_last(above(narrow, bound)) & own).view_as(there)
 
 
 def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:

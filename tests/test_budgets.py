@@ -1,0 +1,35 @@
+"""Budgets in bytes and in loss, end to end, with the first dimensions of turned tables."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from dnis_lightning.blueprint import rebuild
+from dnis_lightning.packed import PackedEmbedding
+from tests.command import TINY, dnis, result_of
+
+
+def test_a_run_keeps_to_bytes_and_to_loss(tmp_path: Path) -> None:
+    folder, result = result_of(
+        dnis(tmp_path, *TINY, "search=none", "prune=prefix", "search.budget=[2KiB,loss:2%]", "prune.finetune_epochs=1")
+    )
+    of_bytes, of_loss = result["pruned"]  # type: ignore[misc]
+    size = (folder / "embedding" / "2KiB" / "table.safetensors").stat().st_size
+    assert of_bytes["bytes"] == size
+    assert 0.9 * 2048 < size <= 2048
+    whole = result["unpruned"]["metrics"]["select/mse"]  # type: ignore[index]
+    assert of_loss["metrics_before_finetune"]["select/mse"] <= 1.02 * whole
+    assert of_loss["kept"] < result["unpruned"]["kept"]  # type: ignore[index]
+    for cut in (of_bytes, of_loss):
+        table = PackedEmbedding.open(folder / "embedding" / cut["budget"].replace(":", "-")).table
+        assert table.layout.name == cut["layout"]
+        assert table.layout.name in ("prefix", "blocks"), "of a few dozen features runs may take less"
+        kept = rebuild(folder, cut["budget"]).table.kept().numpy()
+        lengths = kept.sum(1)
+        assert np.array_equal(kept, np.arange(kept.shape[1]) < lengths[:, None])
+        column = "dims" if cut is of_bytes else f"dims@{cut['budget']}"
+        told = [int(row[column]) for row in csv.DictReader((folder / "dims.csv").open())]
+        assert told == lengths.tolist()
