@@ -10,7 +10,7 @@ TESTS ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format bench results cost preparation ncf packed compress wheel clean
+.PHONY: help install run test test-all check format bench results frontier cost preparation ncf packed compress wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: install ## time training, search and loading on this machine (writes outp
 
 results: install ## the runs behind docs/results.md (an hour or more; DNIS_DATA names the folder of the raw data)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+frontier: install ## test metric against bytes, for every method (hours; DNIS_DATA names the folder of the raw data)
+	$(BIN)/python -m benchmarks.frontier $(ARGS)
 
 cost: install ## what the paper's tables cost at full size: time of an epoch, memory (writes outputs/cost)
 	$(BIN)/python -m benchmarks.cost $(ARGS)

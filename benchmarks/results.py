@@ -144,7 +144,7 @@ def _markdown(table: Table) -> Iterator[str]:
     for label, runs in found.items():
         if runs:
             columns = [(metric, cut) for metric in table.metrics for cut in ("", *cuts)]
-            cells = [_cell([_value(run, metric, cut) for run in runs]) for metric, cut in columns]
+            cells = [cell([_value(run, metric, cut) for run in runs]) for metric, cut in columns]
             size = ", ".join(f"{part['bytes'] / 2**20:.2f}" for part in (runs[0]["unpruned"], *runs[0]["pruned"]))
             minutes = f"{statistics.mean(run['seconds']['total'] for run in runs) / 60:.1f}"
             yield f"| {label} | {len(runs)} | {' | '.join(cells)} | {size} | {minutes} |"
@@ -164,7 +164,7 @@ def _recoveries(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
                 f"{statistics.mean(values):.1f}" for values in zip(*(s["kept"] for s in scores), strict=True)
             )
             ranks, errors = ([score[key] for score in scores] for key in ("rank_correlation", "error"))
-            yield f"| {label} | {cut} | {kept} | {_cell(ranks, 2)} | {_cell(errors, 2)} |"
+            yield f"| {label} | {cut} | {kept} | {cell(ranks, 2)} | {cell(errors, 2)} |"
     one = next(iter(next(iter(scored.values()))[0]["recovery"].values()))
     yield f"| the same for all | | | – | {one['even_error']:.2f} |"
     yield f"| by frequency | | | {one['frequency_correlation']:.2f} | {one['frequency_error']:.2f} |"
@@ -180,7 +180,7 @@ def _value(run: Mapping[str, Any], metric: str, cut: str) -> float | None:
     return None if part is None else part["metrics"][f"test/{metric}"]
 
 
-def _cell(values: list[float | None], digits: int = 4) -> str:
+def cell(values: list[float | None], digits: int = 4) -> str:
     """Mean ± standard deviation over the seeds."""
     known = [value for value in values if value is not None]
     if not known:

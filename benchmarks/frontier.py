@@ -1,0 +1,219 @@
+"""Test metric against real bytes, for every method that makes a table smaller: `make frontier`.
+
+    python -m benchmarks.frontier                              # everything; hours
+    python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
+    python -m benchmarks.frontier --table                      # the tables and pictures of what is there already
+
+Budgets are shares of the bytes of the plain table with K = 64. Plain tables of every width are there with three L2
+each; all other methods start from K = 64, and have the L2 that is best there. For each method and budget the seed's
+table that is best on select counts, of those that fit; its test metric is given, as mean ± standard deviation over the
+seeds. Split, epochs, stopping and fine-tuning are the same for all. Finished runs are passed over, so that what was cut
+short goes on. DNIS_DATA names the folder of the raw data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Row, cell
+
+SEEDS = (0, 1, 2)
+SHARES = (100, 50, 20, 10, 5, 2)
+WIDTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+HEADER = 1024
+"""Bytes that a file may take more than its share, for what is not of the table."""
+OUTPUTS = Path("outputs/frontier")
+FINE_TUNED = "prune.finetune_epochs=50"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data and model. metric: on test, by which tables are compared; smaller: whether less of it is better.
+
+    l2: of the rows, three, of which the second is tuned at K = 64.
+    """
+
+    name: str
+    title: str
+    arguments: tuple[str, ...]
+    metric: str
+    l2: tuple[float, float, float]
+    smaller: bool = True
+
+
+TWEETS = (
+    "data=table",
+    "data.name=movietweetings",
+    "data.path=${oc.env:DNIS_DATA}/movietweetings/ratings.dat",
+    "data.separator='::'",
+    "data.columns=[user,item,rating,time]",
+    "data.label=rating",
+    "data.task=rating",
+    "data.fields=[user,item]",
+    "data.batch_size=1024",
+    "trainer.max_epochs=300",
+    "model.l2_bias=0.03",
+)
+CASES = (
+    Case("movielens-100k-mf", "Movielens-100K, MF", ("data=movielens-100k", "model=mf"), "mse", (0.05, 0.1, 0.2)),
+    Case("movielens-1m-mf", "Movielens-1M, MF", ("data=movielens-1m", "model=mf"), "mse", (0.025, 0.05, 0.1)),
+    Case(
+        "movielens-1m-neumf", "Movielens-1M, NeuMF", ("data=movielens-1m", "model=neumf"), "mse", (0.001, 0.003, 0.01)
+    ),
+    Case("movietweetings-mf", "MovieTweetings, MF", (*TWEETS, "model=mf"), "mse", (0.2, 0.5, 1.0)),
+    Case("criteo-fm", "Criteo, FM", ("data=criteo", "model=fm"), "logloss", (3e-6, 1e-5, 3e-5)),
+    Case("criteo-deepfm", "Criteo, DeepFM", ("data=criteo", "model=deepfm"), "logloss", (3e-6, 1e-5, 3e-5)),
+)
+
+
+def rows_of(case: Case, budgets: str) -> Iterator[Row]:
+    """All methods; budgets: as the value of a key."""
+    l2 = f"model.l2={','.join(f'{one:g}' for one in case.l2)}"
+    for width in WIDTHS:
+        yield Row("uniform", ("search=none", "search.rates=[]", f"search.base_dim={width}", l2))
+    best = f"model.l2={case.l2[1]:g}"
+    for base in (1.0, 0.5, 0.25, 0.125):
+        taus = ("search.temperatures=[0.1,0.3,0.6]", f"search.base_dims=[{base}]", "search.rates=[]")
+        yield Row("MDE", ("search=mde", *taus, best))
+    yield Row("random", ("search=random", "search.rates=[]", "search.trials=6", best))
+    for schedule in ("one_shot", "iterative", "gradual"):
+        how = ("search=none", "prune=elements", f"prune.schedule={schedule}", FINE_TUNED)
+        yield Row(f"magnitude, {schedule}", (*how, f"search.budget={budgets}", best))
+    yield Row("PEP", ("search=pep", "prune=elements", f"search.budget={budgets}", best))
+    yield Row("turned axes alone", ("search=none", "prune=prefix", FINE_TUNED, f"search.budget={budgets}", best))
+    yield Row("DNIS", ("search=dnis", f"search.budget={budgets}", best))
+
+
+def main() -> None:
+    """Run what is missing; print the tables as markdown, and draw them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[case.name for case in CASES], action="append")
+    parser.add_argument("--methods", help="some of them, with commas between")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
+    given = parser.parse_args()
+    for case in [case for case in CASES if not given.only or case.name in given.only]:
+        if not given.table:
+            _run(case, given.methods and given.methods.split(","), given.seeds)
+        print("\n".join(_markdown(case)), flush=True)
+        _draw(case)
+
+
+def _run(case: Case, methods: list[str] | None, seeds: str) -> None:
+    """The runs of a case; how many features it has, and so what budgets are in bytes, is known from the first."""
+    _sweep(case, next(rows_of(case, "[]")), seeds)
+    for row in rows_of(case, f"[{','.join(_budgets(case).values())}]"):
+        if methods is None or row.label in methods:
+            _sweep(case, row, seeds)
+
+
+def _sweep(case: Case, row: Row, seeds: str) -> None:
+    places = [f"output_dir={OUTPUTS / case.name}", "resume=auto", "trainer.threads=1", "hydra/launcher=local"]
+    arguments = [*case.arguments, *row.arguments, f"seed={seeds}", *places, "sweep.jobs=2"]
+    print(f"\n$ python -m dnis_lightning -m {shlex.join(arguments)}", flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the jobs share the cores
+    subprocess.run([sys.executable, "-m", "dnis_lightning", "-m", *arguments], check=True, env=environment)
+
+
+def _budgets(case: Case) -> dict[int, str]:
+    """What a share of the plain table's bytes is called as a budget; the whole is none."""
+    run = next(_results(case))
+    whole = 4 * 64 * run["features"]
+    return {share: f"{(whole * share / 100 + HEADER) / 2**20:.6f}MiB" for share in SHARES if share < 100}
+
+
+def _markdown(case: Case) -> Iterator[str]:
+    runs = list(_results(case))
+    if not runs:
+        return
+    whole = 4 * 64 * runs[0]["features"]
+    limits = {share: whole * share / 100 + HEADER for share in SHARES}
+    yield from ("", f"### {case.title}: test {case.metric}", "")
+    yield f"| | {' | '.join(f'{share} %, {limit / 2**20:.3f} MiB' for share, limit in limits.items())} | minutes |"
+    yield f"|---|{'---|' * (len(SHARES) + 1)}"
+    for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
+        own = [run for run in runs if _label(run) == label]
+        if not own:
+            continue
+        cells = [cell([_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits.values()]
+        minutes = sum(run["seconds"]["total"] for run in own) / len(own) / 60
+        yield f"| {label} | {' | '.join(cells)} | {minutes:.1f} |"
+    none = [run for run in runs if _label(run) == "uniform" and run["base_dim"] == 0]
+    if none:
+        yield f"| no embedding, K = 0 | {cell([_best(case, none, seed, HEADER) for seed in _seeds(none)])} |"
+
+
+def _seeds(runs: list[dict[str, Any]]) -> list[int]:
+    return sorted({run["seed"] for run in runs})
+
+
+def _best(case: Case, runs: list[dict[str, Any]], seed: int, limit: float) -> float | None:
+    """The test metric of the table of a seed that is best on select, of those that fit."""
+    parts = [part for run in runs if run["seed"] == seed for part in (run["unpruned"], *run["pruned"])]
+    fitting = [part["metrics"] for part in parts if part["bytes"] <= limit]
+    if not fitting:
+        return None
+    sign = 1 if case.smaller else -1
+    return float(min(fitting, key=lambda one: sign * one[f"select/{case.metric}"])[f"test/{case.metric}"])
+
+
+def _label(run: Mapping[str, Any]) -> str:
+    """Which method a run is of, by its command."""
+    command = shlex.split(run["command"])
+    if "search=none" not in command:
+        named = {"search=mde": "MDE", "search=random": "random", "search=pep": "PEP", "search=dnis": "DNIS"}
+        return next(named[word] for word in command if word in named)
+    if "prune=prefix" in command:
+        return "turned axes alone"
+    schedules = [word.partition("=")[2] for word in command if word.startswith("prune.schedule=")]
+    return f"magnitude, {schedules[0]}" if schedules else "uniform"
+
+
+def _results(case: Case) -> Iterator[dict[str, Any]]:
+    for path in sorted((OUTPUTS / case.name).glob("*/*/result.json")):
+        yield json.loads(path.read_text())
+
+
+def _draw(case: Case) -> None:
+    """One picture: the metric against bytes, each method's best on select at each size, with the seeds' spread."""
+    runs = list(_results(case))
+    if not runs:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    limits = [4 * 64 * runs[0]["features"] * share / 100 + HEADER for share in SHARES]
+    for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
+        own = [run for run in runs if _label(run) == label]
+        points = [(limit, [_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits]
+        known = [(limit, [one for one in values if one is not None]) for limit, values in points]
+        known = [(limit, values) for limit, values in known if values]
+        if known:
+            sizes = [limit / 2**20 for limit, _ in known]
+            means = [sum(values) / len(values) for _, values in known]
+            low = [mean - min(values) for mean, (_, values) in zip(means, known, strict=True)]
+            high = [max(values) - mean for mean, (_, values) in zip(means, known, strict=True)]
+            strong = label in ("DNIS", "uniform")
+            axes.errorbar(sizes, means, [low, high], label=label, marker="o", lw=2.5 if strong else 1, capsize=3, ms=4)
+    axes.set(xscale="log", xlabel="bytes of the table's file, MiB", ylabel=f"test {case.metric}", title=case.title)
+    axes.legend(fontsize="small")
+    path = OUTPUTS / f"{case.name}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()
