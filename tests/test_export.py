@@ -522,7 +522,7 @@ def test_a_run_is_cut_to_first_dimensions_afterwards(of_clicks: Run, tmp_path: P
     assert packed.layout.name == "prefix"
     assert packed.kept <= result["features"] * 4 / 4  # type: ignore[operator]
     whole = rebuild(folder)
-    whole.rotate(torch.tensor([float(row["frequency"]) for row in csv.DictReader((folder / "dims.csv").open())]))
+    whole.turn(torch.tensor([float(row["frequency"]) for row in csv.DictReader((folder / "dims.csv").open())]))
     found, turned = packed.unprojected(), whole.merged_table().numpy()
     assert np.allclose(np.abs(found[found != 0]), np.abs(turned[found != 0]), atol=1e-4)
 

@@ -70,6 +70,11 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
         raise ConfigError(
             f"prune.thresholds: a cut at ε is made at once, not with prune.schedule={schedule}; take one_shot, or rates"
         )
+    if by == "prefix" and schedule not in ("one_shot", "iterative"):
+        raise ConfigError(
+            f"prune=prefix: prune.schedule={schedule} cuts single entries; take prune=elements, or another schedule: "
+            "one_shot, iterative"
+        )
     if by == "gates" and schedule != "one_shot":
         raise ConfigError(f"prune.schedule={schedule}: gates go all at once; take one_shot, or prune=elements")
     if projected and schedule == "learned":

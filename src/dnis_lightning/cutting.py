@@ -21,7 +21,7 @@ from dnis_lightning.measures import headline
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
-from dnis_lightning.search.prune import Pruning, cut_mask, largest
+from dnis_lightning.search.prune import Pruning, choose_again, cut_mask
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
@@ -139,7 +139,7 @@ class Cutter:
             log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
         if isinstance(model.selection, SoftThreshold | BlockChoice):
             return model.selection.chosen(model.table.entries(), kept, model.table.kept())
-        return largest(model.merged_table(), kept, model.table.kept())
+        return choose_again(model, kept, self.pruning, self.frequency)
 
     def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""

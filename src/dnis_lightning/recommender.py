@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from dnis_lightning.scheme import Scheme
 GATES = "selection.gates"
 """The name of α among a recommender's parameters."""
 _PAIRS_AT_ONCE = 1 << 15
-_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -183,25 +182,21 @@ class Recommender(nn.Module):
         return entries if self.selection is None else self.selection.merge(entries)
 
     @torch.no_grad()
-    def rotate(self, weights: Tensor) -> bool:
+    def turn(self, weights: Tensor) -> bool:
         """Turn the merged table onto its principal axes, the one with the largest part first; logits stay as they are.
 
         The axes are the eigenvectors of Σ_i w_i ẽ_i ẽ_iᵀ, w = weights (N,). L2 and inner products have no preferred
         axes, so each dimension of a table as it is trained has some of everything; turned, most is in the first ones.
-        Gates are merged in. Returns whether that was possible: the interaction has to have a method `rotate`, and all
-        rows all dimensions. Its `turns` say for each table whether it takes any rotation, as it does where nothing is
-        said, or another order of the dimensions alone.
+        Gates are merged in. Returns whether that was possible: all rows have to have all dimensions, and the
+        interaction a method `turn`, which is given the table and the weights, gives the matrix that the table is
+        multiplied by, and has taken it over.
         """
-        take_over = getattr(self.interaction, "rotate", None)
+        turn: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.interaction, "turn", None)
         plain = isinstance(self.table, EmbeddingTable) and self.table.mask is None
-        if take_over is None or not plain or isinstance(self.selection, SoftThreshold):
+        if turn is None or not plain or isinstance(self.selection, SoftThreshold):
             return False
         table = self.merged_table()
-        turns: Sequence[str] = getattr(self.interaction, "turns", ("any",) * tables_of(self.interaction))
-        parts = zip(table.tensor_split(len(turns), dim=1), turns, strict=True)
-        rotation = torch.block_diag(*(principal_axes(part, weights, turn == "order") for part, turn in parts))
-        take_over(rotation)
-        self.keep(table @ rotation, None)
+        self.keep(table @ turn(table, weights), None)
         return True
 
     def scheme(self) -> Scheme:
@@ -267,19 +262,6 @@ def _pooled(rows: Tensor, batch: Batch) -> Tensor:
     columns = torch.arange(rows.shape[1], device=rows.device)[:, None]
     is_of = (columns >= batch.offsets[:-1]) & (columns < batch.offsets[1:])
     return torch.einsum("bck,cf->bfk", rows, is_of.to(rows.dtype))
-
-
-def principal_axes(table: Tensor, weights: Tensor, order_alone: bool = False) -> Tensor:
-    """(K, K): the eigenvectors of Σ_i w_i e_i e_iᵀ of a table (N, K), in columns, by falling eigenvalue.
-
-    order_alone: unit vectors instead, by falling entries of the sum's diagonal.
-    """
-    together = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
-    for rows, own in zip(table.split(_ROWS_AT_ONCE), weights.split(_ROWS_AT_ONCE), strict=True):
-        together += rows.double().T @ (rows.double() * own.to(rows.device).double()[:, None])
-    if order_alone:
-        return torch.eye(len(together)).to(table)[:, together.diagonal().argsort(descending=True)]
-    return torch.linalg.eigh(together).eigenvectors.flip(1).to(table)
 
 
 def tables_of(interaction: nn.Module) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.lookup import pairs
 
 
@@ -35,8 +36,9 @@ class FM(nn.Module):
         found = pairs(rows, batch.distinct, batch.values)
         return found / rows.shape[-1] if self.reduce == "mean" and rows.shape[-1] else found
 
-    def rotate(self, rotation: Tensor) -> None:
-        """Nothing to take over: inner products stay as they are when all rows are multiplied by a rotation (K, K)."""
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows may be multiplied by, (K, K), and inner products stay as they are; see `Recommender.turn`."""
+        return principal_axes(table, weights)
 
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K): of two fields."""

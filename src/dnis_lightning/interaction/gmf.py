@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.interaction.axes import signed_axes
 from dnis_lightning.interaction.tower import Affine
 
 
@@ -28,12 +29,12 @@ class GMF(nn.Module):
         """Logits (B,) from rows (B, 2, K)."""
         return self.output(rows[:, 0] * rows[:, 1]).squeeze(-1)
 
-    turns = ("order",)
-
     @torch.no_grad()
-    def rotate(self, rotation: Tensor) -> None:
-        """Take over another order of the dimensions, of which a rotation (K, K) is made."""
-        self.output.weight.copy_(self.output.weight @ rotation)
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows are multiplied by from now on, (K, K), which w takes over; see `Recommender.turn`."""
+        matrix, signs = signed_axes(table, weights, self.output.weight[0])
+        self.output.weight.copy_(signs)
+        return matrix
 
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, K) with each of the rows (M, K)."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.interaction.axes import principal_axes, signed_axes
 from dnis_lightning.interaction.tower import Affine, Hidden, Tower, halving, widths
 from dnis_lightning.quantities import Rate
 
@@ -22,7 +23,6 @@ class NeuMF(nn.Module):
     """
 
     tables = 2
-    turns = ("order", "any")
 
     def __init__(
         self, fields: int, dims: int, hidden: Hidden = "paper", dropout: Rate = 0.0, batch_norm: bool = False
@@ -40,19 +40,21 @@ class NeuMF(nn.Module):
         return self.output(torch.cat([p[:, 0] * p[:, 1], self.tower(q.flatten(1))], dim=-1)).squeeze(-1)
 
     @torch.no_grad()
-    def rotate(self, rotation: Tensor) -> None:
-        """Take over that all rows are multiplied by a rotation (2K, 2K), which changes p in its order alone."""
-        of_p, of_q = (
-            part.clone() for part in self.output.weight.split([len(rotation) // 2, self.tower.outputs], dim=1)
-        )
-        first, second = rotation.tensor_split(2)
-        of_p = of_p @ first.tensor_split(2, dim=1)[0]
-        turned = second.tensor_split(2, dim=1)[1]
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows are multiplied by from now on, (2K, 2K): p and q each by a matrix of its own.
+
+        w takes over that of p, the tower that of q; see `Recommender.turn`.
+        """
+        p, q = table.tensor_split(2, dim=1)
+        of_p, of_q = self.output.weight.clone().split([p.shape[1], self.tower.outputs], dim=1)
+        matrix, signs = signed_axes(p, weights, of_p[0])
+        rotation = principal_axes(q, weights)
         if len(self.tower.layers):
-            self.tower.rotate(turned)
+            self.tower.rotate(rotation)
         else:
-            of_q = (of_q.unflatten(1, (2, len(turned))) @ turned).flatten(1)
-        self.output.weight.copy_(torch.cat([of_p, of_q], dim=1))
+            of_q = (of_q.unflatten(1, (2, len(rotation))) @ rotation).flatten(1)
+        self.output.weight.copy_(torch.cat([signs[None], of_q], dim=1))
+        return torch.block_diag(matrix, rotation)
 
     def of_pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (Q, M) of each of the rows (Q, 2K) with each of the rows (M, 2K)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.interaction.tower import Hidden, Tower, widths
 from dnis_lightning.quantities import Rate
 
@@ -28,9 +29,11 @@ class WideDeep(nn.Module):
         """Logits (B,) from rows (B, F, K)."""
         return self.tower(rows.flatten(1)).squeeze(-1)
 
-    def rotate(self, rotation: Tensor) -> None:
-        """Take over that all rows are multiplied by a rotation (K, K): logits stay as they are."""
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows are multiplied by from now on, (K, K), which the first layer takes over; `Recommender.turn`."""
+        rotation = principal_axes(table, weights)
         self.tower.rotate(rotation)
+        return rotation
 
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""

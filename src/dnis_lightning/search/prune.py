@@ -74,13 +74,22 @@ def cut_mask(
     return _tried(choose, int(model.table.kept().sum()), fits, largest=bound.loss is None)
 
 
+def choose_again(model: Recommender, kept: int, pruning: Pruning, frequency: Tensor) -> Tensor:
+    """(N, K) bool: as `cut_mask`, of a model that it has cut already, no more than so many entries."""
+    if pruning.by == "prefix" and hasattr(model.interaction, "turn"):
+        narrow, own = _by_table(model, pruning, frequency)
+        return longest_prefixes(narrow, kept, own).view_as(model.table.kept())
+    return largest(model.merged_table(), kept, model.table.kept())
+
+
 def _choice(model: Recommender, pruning: Pruning, frequency: Tensor) -> Choice:
     there = model.table.kept()
     if pruning.by == "elements":
         return lambda kept: largest(model.merged_table(), kept, there)
     if pruning.by == "prefix":
-        if not model.rotate(frequency.float().clamp(min=_LEAST_COUNT)):
-            log.warning("prune=prefix: rows of this model cannot be turned, so the first dimensions are as good as any")
+        if not model.turn(frequency.float().clamp(min=_LEAST_COUNT)):
+            log.info("prune=prefix: rows of this model cannot be turned; single entries go instead")
+            return lambda kept: largest(model.merged_table(), kept, there)
         narrow, own = _by_table(model, pruning, frequency)
         return lambda kept: longest_prefixes(narrow, kept, own).view_as(there)
     if not isinstance(model.selection, SoftSelection):
