@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 By = Literal["elements", "gates", "prefix"]
 _ROWS_AT_ONCE = 1 << 16
-_HALVINGS = 50
+_HALVINGS = 40
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
 _LEAST_COUNT = 0.5
@@ -148,11 +148,11 @@ def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:
     """
     if kept >= int(there.sum()):
         return there
-    squares, counts = (table.square() * there).cumsum(1), there.cumsum(1, dtype=torch.int32)
+    squares, counts = (table.square() * there).cumsum(1), _counts(there)
 
     def chosen(threshold: float) -> Tensor:
         found = []
-        for some, own in zip(squares.split(_ROWS_AT_ONCE), counts.split(_ROWS_AT_ONCE), strict=True):
+        for some, own in zip(squares.split(_ROWS_AT_ONCE), counts.expand_as(there).split(_ROWS_AT_ONCE), strict=True):
             best, at = (some - threshold * own).max(1)
             found.append(torch.arange(some.shape[1], device=some.device) <= torch.where(best > 0, at, -1)[:, None])
         return torch.cat(found).logical_and_(there)
@@ -162,6 +162,13 @@ def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:
         middle = (low + high) / 2
         low, high = (middle, high) if int(chosen(middle).sum()) > kept else (low, middle)
     return chosen(high)
+
+
+def _counts(there: Tensor) -> Tensor:
+    """(N, K), or (1, K) where all rows are alike: how many entries there are up to each."""
+    if there.all():
+        return torch.arange(1, there.shape[1] + 1, device=there.device)[None]
+    return there.cumsum(1, dtype=torch.int16)
 
 
 def until_last(mask: Tensor) -> Tensor:
