@@ -161,7 +161,9 @@ def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if int(chosen(middle).sum()) > kept else (low, middle)
-    return chosen(high)
+    found = chosen(high)
+    more = chosen(low) & ~found  # rows that are longer by the least further step, all of which do not fit
+    return found | more & (more.sum(1).cumsum(0) <= kept - int(found.sum()))[:, None]
 
 
 def _counts(there: Tensor) -> Tensor:
