@@ -2,6 +2,7 @@
 
     python -m benchmarks.frontier                              # everything; hours
     python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
+    python -m benchmarks.frontier --only movielens-1m-mf --methods uniform,DNIS --seeds 0,1 --widths 3,12,64 --one-l2
     python -m benchmarks.frontier --table                      # the tables and pictures of what is there already
 
 Budgets are shares of the bytes of the plain table with K = 64. Plain tables of every width are there with three L2
@@ -19,8 +20,9 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,10 @@ CASES = (
 )
 
 
-def rows_of(case: Case, budgets: str) -> Iterator[Row]:
-    """All methods; budgets: as the value of a key."""
-    l2 = f"model.l2={','.join(f'{one:g}' for one in case.l2)}"
-    for width in WIDTHS:
+def rows_of(case: Case, budgets: str, widths: Sequence[int] = WIDTHS, *, one_l2: bool = False) -> Iterator[Row]:
+    """All methods; budgets: as the value of a key; widths: of plain tables, and whether these have one L2 alone."""
+    l2 = f"model.l2={','.join(f'{one:g}' for one in (case.l2[1:2] if one_l2 else case.l2))}"
+    for width in widths:
         yield Row("uniform", ("search=none", "search.rates=[]", f"search.base_dim={width}", l2))
     best = f"model.l2={case.l2[1]:g}"
     for base in (1.0, 0.5, 0.25, 0.125):
@@ -87,7 +89,7 @@ def rows_of(case: Case, budgets: str) -> Iterator[Row]:
     yield Row("random", ("search=random", "search.rates=[]", "search.trials=6", best))
     for schedule in ("one_shot", "iterative", "gradual"):
         how = ("search=none", "prune=elements", f"prune.schedule={schedule}", FINE_TUNED)
-        yield Row(f"magnitude, {schedule}", (*how, f"search.budget={budgets}", best))
+        yield Row(f"magnitude {schedule}", (*how, f"search.budget={budgets}", best))
     yield Row("PEP", ("search=pep", "prune=elements", f"search.budget={budgets}", best))
     yield Row("turned axes alone", ("search=none", "prune=prefix", FINE_TUNED, f"search.budget={budgets}", best))
     yield Row("DNIS", ("search=dnis", f"search.budget={budgets}", best))
@@ -99,19 +101,23 @@ def main() -> None:
     parser.add_argument("--only", choices=[case.name for case in CASES], action="append")
     parser.add_argument("--methods", help="some of them, with commas between")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="of plain tables")
+    parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
     for case in [case for case in CASES if not given.only or case.name in given.only]:
         if not given.table:
-            _run(case, given.methods and given.methods.split(","), given.seeds)
+            widths = [int(width) for width in given.widths.split(",")]
+            rows = partial(rows_of, widths=widths, one_l2=given.one_l2)
+            _run(case, rows, given.methods and given.methods.split(","), given.seeds)
         print("\n".join(_markdown(case)), flush=True)
         _draw(case)
 
 
-def _run(case: Case, methods: list[str] | None, seeds: str) -> None:
+def _run(case: Case, rows: Callable[[Case, str], Iterator[Row]], methods: list[str] | None, seeds: str) -> None:
     """The runs of a case; how many features it has, and so what budgets are in bytes, is known from the first."""
-    _sweep(case, next(rows_of(case, "[]")), seeds)
-    for row in rows_of(case, f"[{','.join(_budgets(case).values())}]"):
+    _sweep(case, next(rows(case, "[]")), seeds)
+    for row in rows(case, f"[{','.join(_budgets(case).values())}]"):
         if methods is None or row.label in methods:
             _sweep(case, row, seeds)
 
@@ -175,7 +181,7 @@ def _label(run: Mapping[str, Any]) -> str:
     if "prune=prefix" in command:
         return "turned axes alone"
     schedules = [word.partition("=")[2] for word in command if word.startswith("prune.schedule=")]
-    return f"magnitude, {schedules[0]}" if schedules else "uniform"
+    return f"magnitude {schedules[0]}" if schedules else "uniform"
 
 
 def _results(case: Case) -> Iterator[dict[str, Any]]:

@@ -158,7 +158,7 @@ def test_a_frontier_counts_what_is_best_on_select_of_what_fits(tmp_path: Path, m
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in frontier._markdown(case)}
     assert lines["uniform"][:3] == ["0.8400 ± 0.0000", "0.8400 ± 0.0000", "1.4800 ± 0.7071"]
     assert lines["DNIS"][:4] == ["0.7100 ± 0.0000", "0.7100 ± 0.0000", "0.7600 ± 0.0000", "–"]
-    assert lines["magnitude, gradual"][:3] == ["0.7100 ± 0.0000", "0.7100 ± 0.0000", "–"]
+    assert lines["magnitude gradual"][:3] == ["0.7100 ± 0.0000", "0.7100 ± 0.0000", "–"]
     assert lines["turned axes alone"][2] == "0.7600 ± 0.0000"
     assert "MDE" not in lines
     assert frontier._budgets(case)[50] == f"{(whole / 2 + frontier.HEADER) / 2**20:.6f}MiB"
