@@ -214,6 +214,8 @@ def _draw(case: Case) -> None:
             strong = label in ("DNIS", "uniform")
             axes.errorbar(sizes, means, [low, high], label=label, marker="o", lw=2.5 if strong else 1, capsize=3, ms=4)
     axes.set(xscale="log", xlabel="bytes of the table's file, MiB", ylabel=f"test {case.metric}", title=case.title)
+    axes.set_xticks([limit / 2**20 for limit in limits], [f"{limit / 2**20:.3g}" for limit in limits])
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     path = OUTPUTS / f"{case.name}.png"
     figure.savefig(path, dpi=120)
