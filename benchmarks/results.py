@@ -5,8 +5,8 @@
     python -m benchmarks.results --table            # the tables of what is there already
 
 Every row of a table is one `python -m dnis_lightning -m …`, printed before it runs. All follow dense Adam
-(optimizer.catch_up=true), as in the paper. Finished jobs are passed over, so a run that was cut short goes on.
-DNIS_DATA names the folder of the raw data.
+(optimizer.catch_up=true) and are cut by equation 9 (prune=elements), as in the paper. Finished jobs are passed over, so
+a run that was cut short goes on. DNIS_DATA names the folder of the raw data.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def main() -> None:
 
 
 def _sweep(table: Table, row: Row) -> None:
-    arguments = [*table.shared, *row.arguments, "optimizer.catch_up=true", f"seed={','.join(map(str, SEEDS))}"]
+    then = ("optimizer.catch_up=true", "prune=elements")  # what was the default when the tables were made
+    arguments = [*table.shared, *row.arguments, *then, f"seed={','.join(map(str, SEEDS))}"]
     places = [f"output_dir={_folder(table, row)}", "resume=auto", "trainer.threads=1", "hydra/launcher=joblib"]
     print(f"\n$ python -m dnis_lightning -m {shlex.join([*arguments, *places])}", flush=True)
     subprocess.run([sys.executable, "-m", "dnis_lightning", "-m", *arguments, *places], check=True, env=_environment())

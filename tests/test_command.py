@@ -62,8 +62,8 @@ def test_cuts_keep_what_their_budget_allows(finished) -> None:
     folder, result = finished
     whole = result["features"] * result["base_dim"]
     by_name = {cut["budget"]: cut for cut in result["pruned"]}
-    assert by_name["cr:2"]["kept"] == round(whole / 2)
-    assert by_name["cr:4"]["kept"] == round(whole / 4)
+    for rate in (2, 4):  # a step is of up to K entries
+        assert whole / rate - result["base_dim"] < by_name[f"cr:{rate}"]["kept"] <= round(whole / rate)
     for name, cut in by_name.items():
         scheme, _ = Scheme.load(folder / "schemes" / f"{name.replace(':', '-')}.safetensors")
         assert scheme.kept == cut["kept"]
