@@ -484,7 +484,7 @@ def test_a_run_is_cut_to_another_budget_without_training(
     of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, result = of_clicks
-    options = ("--budget", "cr:8", "--dtype", "fp32")
+    options = ("--budget", "cr:8", "--by", "elements", "--dtype", "fp32")
     code, out, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", *options)
     assert code == 0
     assert "cr:8: cut from the whole table as the run left it, without training" in err
