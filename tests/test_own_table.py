@@ -106,3 +106,18 @@ def test_csv_files_with_bad_lines_are_named_or_left_out(columns: dict[str, list[
     changed = dnis(tmp_path, *told, "data.bad_rows=skip", "seed=1")
     assert "table: files so named were encoded with other content; encoding anew (" in changed.stderr
     assert sum(result_of(changed)[1]["rows"].values()) == 2001
+
+
+def test_few_steps_an_epoch_are_told_with_a_batch_that_has_more(
+    columns: dict[str, list[object]], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "clicks.parquet")
+    said = {}
+    for batch in (256, 32):
+        arguments = (*PLAIN, f"data.batch_size={batch}", "data.path=clicks.parquet", "data.label=clicked")
+        said[batch] = dnis(tmp_path, *arguments, "data.task=ctr", "data.fields=[user]")
+        result_of(said[batch])
+    told = "data.batch_size=256: an epoch of 1,600 rows has 7 steps"
+    assert told in said[256].stderr
+    assert "data.batch_size=32 has some 50" in said[256].stderr
+    assert "too few" not in said[32].stderr

@@ -21,6 +21,9 @@ from dnis_lightning.training.lazy_adam import LazyAdam
 
 log = logging.getLogger(__name__)
 
+_LEAST_STEPS, _GOOD_STEPS = 10, 50
+"""Of an epoch."""
+
 
 def check_machine(settings: Settings) -> None:
     """Raise ConfigError when the devices or the compiler asked for are not there: before any data is read."""
@@ -117,7 +120,23 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
         raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
     if (feedback := make_feedback(settings, prepared)) is not None:
         _check_queries(settings, feedback)
+    _warn_of_few_steps(settings.data.batch_size, prepared.rows["train"])
     make_blueprint(settings, prepared, make_task(settings))
+
+
+def _warn_of_few_steps(batch_size: int, rows: int) -> None:
+    """Epochs of a few steps end before training has converged, and what is compared then is who trained longer."""
+    steps = -(-rows // batch_size)
+    if steps < _LEAST_STEPS <= rows:
+        log.warning(
+            "data.batch_size=%d: an epoch of %s rows has %d steps, too few for trainer.max_epochs and the like to mean "
+            "what they usually do; data.batch_size=%d has some %d",
+            batch_size,
+            f"{rows:,}",
+            steps,
+            better := 1 << max(rows // _GOOD_STEPS, 1).bit_length() - 1,
+            rows // better,
+        )
 
 
 def _check_queries(settings: Settings, feedback: Feedback) -> None:
