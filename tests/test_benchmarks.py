@@ -22,10 +22,10 @@ from tests.data.conftest import real_data  # noqa: F401
 CHECKOUT = Path(__file__).parents[1]
 
 
-def measure(folder: Path, *arguments: str, **more: str) -> str:
+def measure(folder: Path, *arguments: str, timeout: int = 240, **more: str) -> str:
     command = [sys.executable, "-m", *arguments]
     paths = environment(PYTHONPATH=os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")]), **more)
-    done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=paths, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -115,13 +115,13 @@ def test_packed_tables_are_timed_beside_a_dense_one(tmp_path: Path) -> None:
     rows = [line.split("|") for line in printed.splitlines() if line.startswith("| 10% |")]
     files = {row[2].strip(): float(row[3]) for row in rows}
     assert files["csr, int8"] < files["csr, fp16"] < files["csr, fp32"] < 0.15 * files["dense, fp32"]
-    assert all("×" in row[5] for row in rows[1:])
+    assert all("×" in row[5] for row in rows if "dense" not in row[2])
 
 
 @pytest.mark.slow
 @pytest.mark.data
 def test_compress_is_measured_on_real_data(tmp_path: Path, real_data: Path) -> None:  # noqa: F811
-    printed = measure(tmp_path, "benchmarks.compress", "--seeds", "1", DNIS_DATA=str(real_data))
+    printed = measure(tmp_path, "benchmarks.compress", "--seeds", "1", timeout=900, DNIS_DATA=str(real_data))
     lines = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
     errors = {(line[1].strip(), line[2].strip()): float(line[4]) for line in lines[1:]}
     assert errors["–", "as it was"] < errors["2", "by search"] < errors["5", "by search"] < 1
