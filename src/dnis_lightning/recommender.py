@@ -70,7 +70,7 @@ class Recommender(nn.Module):
     """Table, gates and interaction; first-order terms and the global bias are its own.
 
     A batch's values multiply rows and first-order terms: the paper's scalar features.
-    table: what gives the rows; None for one table with `dims` dimensions for every feature.
+    table: what gives the rows; None for one table with `dims` dimensions for every feature. turned: see `turn`.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Recommender(nn.Module):
         self.interaction = interaction
         self.first_order = FirstOrder(space.features) if first_order else None
         self.global_bias = None if global_bias is None else nn.Parameter(torch.tensor(float(global_bias)))
+        self.turned = False
 
     @property
     def gates(self) -> nn.Parameter | None:
@@ -197,6 +198,7 @@ class Recommender(nn.Module):
             return False
         table = self.merged_table()
         self.keep(table @ turn(table, weights), None)
+        self.turned = True
         return True
 
     def scheme(self) -> Scheme:

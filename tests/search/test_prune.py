@@ -16,6 +16,7 @@ from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
 from dnis_lightning.search.prune import (
     Pruning,
     above,
+    choose_again,
     cut_mask,
     largest,
     largest_gates,
@@ -176,3 +177,7 @@ def test_where_rows_cannot_be_turned_single_entries_go(caplog: pytest.LogCapture
     assert "rows of this model cannot be turned; single entries go instead" in caplog.text
     assert torch.equal(model.table.weight, before)
     assert torch.equal(mask, largest(before.clone(), 90))
+    again = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
+    table, pruning = again.merged_table(), Pruning("prefix", OneShot(None))
+    assert torch.equal(cut_mask(again, 0.5, pruning, torch.arange(30), 180, never), above(table, 0.5))
+    assert torch.equal(choose_again(again, 40, pruning, torch.arange(30)), largest(table.clone(), 40))

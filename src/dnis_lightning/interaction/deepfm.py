@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dnis_lightning.batch import Batch
-from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.tower import Hidden, Tower, widths
 from dnis_lightning.quantities import Rate
@@ -39,10 +38,8 @@ class DeepFM(nn.Module):
         return self.pairs(rows, batch) + self.tower(rows.flatten(1)).squeeze(-1)
 
     def turn(self, table: Tensor, weights: Tensor) -> Tensor:
-        """What all rows are multiplied by from now on, (K, K), which the first layer takes over; `Recommender.turn`."""
-        rotation = principal_axes(table, weights)
-        self.tower.rotate(rotation)
-        return rotation
+        """What all rows are multiplied by from now on, (K, K), which the tower takes over; see `Recommender.turn`."""
+        return self.tower.turn(table, weights)
 
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from the rows (U, K) of distinct features, times the batch's values."""

@@ -48,10 +48,10 @@ class NeuMF(nn.Module):
         p, q = table.tensor_split(2, dim=1)
         of_p, of_q = self.output.weight.clone().split([p.shape[1], self.tower.outputs], dim=1)
         matrix, signs = signed_axes(p, weights, of_p[0])
-        rotation = principal_axes(q, weights)
         if len(self.tower.layers):
-            self.tower.rotate(rotation)
+            rotation = self.tower.turn(q, weights)
         else:
+            rotation = principal_axes(q, weights)
             of_q = (of_q.unflatten(1, (2, len(rotation))) @ rotation).flatten(1)
         self.output.weight.copy_(torch.cat([signs[None], of_q], dim=1))
         return torch.block_diag(matrix, rotation)

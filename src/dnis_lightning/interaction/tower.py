@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.lookup import take
 from dnis_lightning.quantities import Count
 
@@ -81,14 +82,15 @@ class Tower(nn.Module):
         return self.layers(inputs)
 
     @torch.no_grad()
-    def rotate(self, rotation: Tensor) -> None:
-        """Take over that each of the rows that it gets side by side is multiplied by a rotation (K, K).
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows are multiplied by from now on, (K, K), which the first layer takes over; `Recommender.turn`.
 
-        x Wᵀ = x R (W R)ᵀ. There has to be a layer.
+        x Wᵀ = x R (W R)ᵀ for each of the rows that it gets side by side. There has to be a layer.
         """
-        first = self.layers[0]
+        first, rotation = self.layers[0], principal_axes(table, weights)
         assert isinstance(first, Affine), "each layer begins with one"
         first.weight.copy_((first.weight.unflatten(1, (-1, len(rotation))) @ rotation).flatten(1))
+        return rotation
 
     def of_distinct(self, rows: Tensor, batch: Batch) -> Tensor:
         """(B, outputs) from the rows (U, K) of distinct features, times the batch's values, one after the other."""

@@ -76,7 +76,7 @@ def cut_mask(
 
 def choose_again(model: Recommender, kept: int, pruning: Pruning, frequency: Tensor) -> Tensor:
     """(N, K) bool: as `cut_mask`, of a model that it has cut already, no more than so many entries."""
-    if pruning.by == "prefix" and hasattr(model.interaction, "turn"):
+    if pruning.by == "prefix" and model.turned:
         narrow, own = _by_table(model, pruning, frequency)
         return longest_prefixes(narrow, kept, own).view_as(model.table.kept())
     return largest(model.merged_table(), kept, model.table.kept())
@@ -99,7 +99,7 @@ def _choice(model: Recommender, pruning: Pruning, frequency: Tensor) -> Choice:
 
 
 def _above(model: Recommender, epsilon: float, pruning: Pruning, frequency: Tensor) -> Tensor:
-    if pruning.by == "elements":
+    if pruning.by == "elements" or (pruning.by == "prefix" and not model.turned):
         return above(model.merged_table(), epsilon)
     if pruning.by == "prefix":
         narrow, own = _by_table(model, pruning, frequency)
