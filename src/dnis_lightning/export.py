@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--by",
         choices=get_args(By),
-        help="cut the run's whole table anew to --budget, without training: single entries, or by gates, whole "
-        "dimensions of blocks; default: a cut of the run's own, else as the run cuts",
+        help="cut the run's whole table anew to --budget, without training: single entries, by gates whole "
+        "dimensions of blocks, or first dimensions (prefix); default: a cut of the run's own, else as the run cuts",
     )
     parser.add_argument(
         "--format",
