@@ -39,7 +39,7 @@ FINE_TUNED = "prune.finetune_epochs=50"
 
 @dataclass(frozen=True)
 class Case:
-    """Data and model. metric: on test, by which tables are compared; smaller: whether less of it is better.
+    """Data and model. metric: on test, by which tables are compared, a loss.
 
     l2: of the rows, three, of which the second is tuned at K = 64.
     """
@@ -49,7 +49,6 @@ class Case:
     arguments: tuple[str, ...]
     metric: str
     l2: tuple[float, float, float]
-    smaller: bool = True
 
 
 TWEETS = (
@@ -132,17 +131,21 @@ def _sweep(case: Case, row: Row, seeds: str) -> None:
 
 def _budgets(case: Case) -> dict[int, str]:
     """What a share of the plain table's bytes is called as a budget; the whole is none."""
-    run = next(_results(case))
+    limits = _limits(next(_results(case)))
+    return {share: f"{limit / 2**20:.6f}MiB" for share, limit in limits.items() if share < 100}
+
+
+def _limits(run: Mapping[str, Any]) -> dict[int, float]:
+    """The most bytes that a file may have at each share."""
     whole = 4 * 64 * run["features"]
-    return {share: f"{(whole * share / 100 + HEADER) / 2**20:.6f}MiB" for share in SHARES if share < 100}
+    return {share: whole * share / 100 + HEADER for share in SHARES}
 
 
 def _markdown(case: Case) -> Iterator[str]:
     runs = list(_results(case))
     if not runs:
         return
-    whole = 4 * 64 * runs[0]["features"]
-    limits = {share: whole * share / 100 + HEADER for share in SHARES}
+    limits = _limits(runs[0])
     yield from ("", f"### {case.title}: test {case.metric}", "")
     yield f"| | {' | '.join(f'{share} %, {limit / 2**20:.3f} MiB' for share, limit in limits.items())} | minutes |"
     yield f"|---|{'---|' * (len(SHARES) + 1)}"
@@ -168,8 +171,7 @@ def _best(case: Case, runs: list[dict[str, Any]], seed: int, limit: float) -> fl
     fitting = [part["metrics"] for part in parts if part["bytes"] <= limit]
     if not fitting:
         return None
-    sign = 1 if case.smaller else -1
-    return float(min(fitting, key=lambda one: sign * one[f"select/{case.metric}"])[f"test/{case.metric}"])
+    return float(min(fitting, key=lambda one: one[f"select/{case.metric}"])[f"test/{case.metric}"])
 
 
 def _label(run: Mapping[str, Any]) -> str:
@@ -200,7 +202,7 @@ def _draw(case: Case) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    limits = [4 * 64 * runs[0]["features"] * share / 100 + HEADER for share in SHARES]
+    limits = list(_limits(runs[0]).values())
     for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
         own = [run for run in runs if _label(run) == label]
         points = [(limit, [_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits]

@@ -33,7 +33,11 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """The options of commands that read a file of rows."""
     parser.add_argument("--separator", help="of the file's columns; default: by its ending and its first line")
-    parser.add_argument("--columns", help="their names, with commas between, for a file without a header")
+    parser.add_argument("--columns", type=_names, help="their names, with commas between, for a file without a header")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def run_tool(work: Callable[[], None], when_stopped: str) -> int:

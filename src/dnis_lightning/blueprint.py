@@ -177,7 +177,7 @@ def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:
             there = sorted(path.stem.replace("-", ":", 1) for path in (run.path / "schemes").glob("*.safetensors"))
             raise RunError(
                 f"{run.path}: no cut {budget}; it has {', '.join(there) or 'none'}; python -m dnis_lightning.export "
-                f"makes others"
+                "makes others"
             )
         scheme, rest = Scheme.load(run.scheme(budget))
         if run.embedding(budget).exists():

@@ -87,7 +87,7 @@ def compress(
     places.put(_Gated(embedding, selection))
     model.train()
     try:
-        work.search(selection, search_epochs * batches, search_epochs, gates_lr, penalty)
+        work.search(selection, batches, search_epochs, gates_lr, penalty)
         scheme = _cut(embedding, selection, rate)
         tuned = PackedLookup(scheme.packed(block_of, "fp32", "csr")).to(device)  # in dense, zeros would be trained
         places.put(tuned)
@@ -134,15 +134,15 @@ class _Training:
         fields = np.zeros(len(counts), dtype=np.int32)
         return batches, make_blocks(counts.numpy(), fields, blocks=min(blocks, len(counts))).block_of
 
-    def search(self, selection: SoftSelection, steps: int, epochs: int, gates_lr: float, penalty: float) -> None:
-        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out; steps: of all epochs."""
+    def search(self, selection: SoftSelection, batches: int, epochs: int, gates_lr: float, penalty: float) -> None:
+        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out; batches: of train."""
         optimizer, gates, others = self._optimizer(), selection.gates, self._endless()
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
                 gradient = self._gates_gradient(gates, next(others))
                 with torch.no_grad():
-                    gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / steps)
+                    gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / (epochs * batches))
                 selection.clip()
 
     def fine_tune(self, epochs: int) -> None:

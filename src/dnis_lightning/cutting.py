@@ -17,7 +17,7 @@ from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.measures import headline
+from dnis_lightning.measures import headline, worse_by
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
@@ -36,8 +36,8 @@ class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
     whole: N·K, the entries that rates are counted against. blocks: of the features. frequency (N,): of theirs in train.
-    unpruned: makes the model; initial:
-    makes its initial state. evaluate: metrics on select. score: of metrics, smaller is better.
+    unpruned: makes the model; initial: makes its initial state. evaluate: metrics on select. score: of metrics, smaller
+    is better.
     """
 
     pruning: Pruning
@@ -95,8 +95,7 @@ class Cutter:
         if bound.loss is None:
             size, projections = bound.size or 0, model.table.projection_arrays()
             return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
-        whole = self.score(self.evaluate(model))
-        most = whole + bound.loss * abs(whole)
+        most = worse_by(self.score(self.evaluate(model)), bound.loss)
         return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
     def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -98,7 +98,11 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
             _WRITERS[wanted.format](part, table, fields, told)
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         resident = resident_bytes(part) if wanted.format == "packed" else None
-    outside = {name: sum(4 * one.numel() for key, one in rest.items() if test(key)) for name, test in _OUTSIDE.items()}
+    first_order = sum(one.nbytes for name, one in rest.items() if name.startswith("first_order."))
+    outside = {
+        "first-order terms": first_order,
+        "interaction": sum(one.nbytes for one in rest.values()) - first_order,
+    }
     others = {"dense fp32": 4 * scheme.features * scheme.base_dim, "COO fp32": scheme.coo_bytes}
     return Exported(budget, table, metrics, files, outside, others, resident)
 
@@ -119,13 +123,6 @@ def _fields_and_told(run: RunFolder, result: Mapping[str, Any], budget: str) -> 
         return one.fields, {**told, "run": {**one.told["run"], "budget": budget}}
     except DAMAGE as fault:
         raise RunError(f"{run.path}: its embedding/ does not say {fault}; run the search again") from fault
-
-
-_OUTSIDE: dict[str, Callable[[str], bool]] = {
-    "first-order terms": lambda name: name.startswith("first_order."),
-    "interaction": lambda name: not name.startswith("first_order."),
-}
-"""What the weights outside the table are of, by their names."""
 
 
 def _write_packed(folder: Path, table: PackedTable, fields: tuple[PackedField, ...], more: Mapping[str, Any]) -> None:

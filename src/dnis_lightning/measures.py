@@ -73,3 +73,8 @@ def cost(metric: str, value: float | None) -> float:
     if value is None or not math.isfinite(value):
         return math.inf
     return -float(value) if larger_is_better(metric) else float(value)
+
+
+def worse_by(score: float, share: float) -> float:
+    """A score, of which smaller is better, that is worse than another by a share of that."""
+    return score + share * abs(score)

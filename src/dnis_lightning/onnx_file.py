@@ -147,9 +147,9 @@ def _inputs(batch: Batch, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _export(scorer: _Scorer, example: dict[str, Tensor], path: Path) -> None:
-    rows, table = torch.export.Dim("rows"), scorer.model.table
+    rows, table, padded = torch.export.Dim("rows"), scorer.model.table, PaddedLookup(scorer.packed)
     try:
-        scorer.model.table = cast(EmbeddingTable, PaddedLookup(scorer.packed))
+        scorer.model.table = cast(EmbeddingTable, padded)
         with _quietly(), torch.no_grad():
             program = torch.onnx.export(
                 scorer,
@@ -160,8 +160,6 @@ def _export(scorer: _Scorer, example: dict[str, Tensor], path: Path) -> None:
                 output_names=["score"],
                 verbose=False,
             )
-    except RunError:
-        raise
     except Exception as fault:  # whatever the forward of a user's model raises
         raise RunError(
             f"--format onnx: torch makes no graph of this model ({_first(fault)}); take --format packed"

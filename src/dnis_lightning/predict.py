@@ -50,8 +50,7 @@ def _predict(given: argparse.Namespace) -> None:
     if given.to is not None and given.to.exists() and os.path.exists(given.rows) and given.to.samefile(given.rows):
         raise UserError(f"--to {given.to}: this is the file of the rows; name another")
     predictor = Predictor.open(given.model, allow=given.allow)
-    columns = None if given.columns is None else [name.strip() for name in given.columns.split(",")]
-    rows, scored = 0, score_file(predictor, given.rows, given.separator, columns)
+    rows, scored = 0, score_file(predictor, given.rows, given.separator, given.columns)
     with _output(given.to) as file, tqdm(desc="scoring", unit="row", unit_scale=True, disable=None) as bar:
         file.write("score\n")
         for some in scored:

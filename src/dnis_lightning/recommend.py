@@ -50,8 +50,9 @@ def _recommend(given: argparse.Namespace) -> None:
 
     predictor = Predictor.open(given.model, allow=given.allow)
     user, item = predictor.user_and_item()
-    columns = None if given.columns is None else [name.strip() for name in given.columns.split(",")]
-    pairs = None if given.seen is None else read_pairs(predictor, given.seen, given.user, given.separator, columns)
+    pairs = (
+        None if given.seen is None else read_pairs(predictor, given.seen, given.user, given.separator, given.columns)
+    )
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([user.name, item.name, "score"])
     for one, items in zip(given.user, predictor.recommend(given.user, given.top, pairs), strict=True):

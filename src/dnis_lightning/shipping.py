@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dnis_lightning.errors import RunError
+from dnis_lightning.measures import worse_by
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import STORED, DTypeName
@@ -30,7 +31,7 @@ class Wanted:
 
     format: `packed`; `onnx`, see `onnx_file`; or the table as plain arrays of fp32, `dense` or `structured`, see
     `plain_files`. layout, dtype, tolerance: of the first, and all but the layout of the second, see `Shipping`. by: cut
-    the whole table anew, by entries or by gates; None for a cut of the run's, or one that is made as it makes them.
+    the whole table anew, see `Pruning`; None for a cut of the run's, or one that is made as it makes them.
     """
 
     format: Format = "packed"
@@ -72,7 +73,7 @@ class Shipping:
             packed = self.packed(scheme, self.dtype)
             return packed, evaluate(as_shipped(scheme, packed))
         exact = self.packed(scheme, "fp32")
-        most = score(metrics) + self.tolerance * abs(score(metrics))
+        most = worse_by(score(metrics), self.tolerance)
         for packed in sorted(self._others(scheme), key=lambda one: one.bytes):
             if packed.bytes < exact.bytes and score(found := evaluate(as_shipped(scheme, packed))) <= most:
                 return packed, found

@@ -113,11 +113,9 @@ class PackedLookup(nn.Module):
         """The values as they are stored, in the module's memory if that is on the CPU."""
         own, stored = self.values.detach().cpu().to(self._kind), self._table.values.stored
         bits = own.view(torch.int16).numpy() if own.dtype == torch.bfloat16 else own.numpy()
-        scales = self.scales
-        if scales is not None:
-            codes = scales.detach().cpu().bfloat16().view(torch.int16).numpy().view(np.uint16)
-            return replace(self._table.values, stored=bits.view(stored.dtype), scales=codes)
-        return replace(self._table.values, stored=bits.view(stored.dtype))
+        scales = None if self.scales is None else self.scales.detach().cpu().bfloat16().view(torch.int16).numpy()
+        codes = None if scales is None else scales.view(np.uint16)
+        return replace(self._table.values, stored=bits.view(stored.dtype), scales=codes)
 
     def _unprojected(self, features: Tensor) -> Tensor:
         """Rows (n, K): each is the sum of unit vectors, one for each entry, times the values."""
