@@ -38,6 +38,7 @@ def test_a_run_leaves_all_its_files(finished) -> None:
     expected |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
     expected |= {f"schemes/{name}.safetensors" for name in ("cr-2", "cr-4", "eps-0.01")}
     expected |= {f"figures/{name}.png" for name in ("learning_curves", "gates", "gates_over_time", "dims_cr-2")}
+    expected |= {"figures/who_pays.png"}
     assert expected <= names
     assert not [name for name in names if Path(name).name.startswith(".")], "no temporary file is left"
 
@@ -56,6 +57,22 @@ def test_the_result_has_the_fixed_keys(finished) -> None:
         assert set(cut["metrics"]) == {"select/mse", "test/mse"}
         assert set(cut["metrics_before_finetune"]) == {"select/mse"}, "test is looked at once"
     assert {"prepare", "search", "train", "total"} == set(result["seconds"])
+
+
+def test_the_result_says_who_pays(finished) -> None:
+    _, result = finished
+    groups, cut = result["who_pays"]["groups"], result["pruned"][1]
+    everyone = groups[0]
+    assert (everyone["by"], everyone["rows"]) == ("all", result["rows"]["test"])
+    assert everyone["unpruned"]["value"] == pytest.approx(result["unpruned"]["metrics"]["test/mse"], rel=1e-6)
+    told = everyone["cuts"][cut["budget"]]
+    assert told["value"] == pytest.approx(cut["metrics"]["test/mse"], rel=1e-6)
+    assert told["difference"] == pytest.approx(cut["differences"]["test/mse"]["difference"])
+    change = cut["metrics"]["test/mse"] - result["unpruned"]["metrics"]["test/mse"]
+    assert told["difference"] == pytest.approx(change, rel=1e-3)
+    assert told["low"] < told["difference"] < told["high"]
+    assert sum(group["rows"] for group in groups if group["by"] == "rarest") == everyone["rows"]
+    assert {group["by"] for group in groups} == {"all", "block", "rarest"}
 
 
 def test_cuts_keep_what_their_budget_allows(finished) -> None:
@@ -137,11 +154,18 @@ def test_profiles_run_and_say_who_they_are(profile: str, tmp_path: Path) -> None
     assert all(cut["metrics_before_finetune"]["select/mse"] == cut["metrics"]["select/mse"] for cut in result["pruned"])
 
 
-def test_clicks_have_auc_and_logloss(tmp_path: Path) -> None:
-    _, result = result_of(
+def test_clicks_have_auc_and_logloss_and_are_calibrated(tmp_path: Path) -> None:
+    folder, result = result_of(
         dnis(tmp_path, *TINY_DNIS, "data.task=ctr", "model=fm", "data.field_count=3", "search.xi=0.01")
     )
     assert set(result["unpruned"]["metrics"]) == {"select/auc", "select/logloss", "test/auc", "test/logloss"}
+    assert (folder / "figures/calibration.png").stat().st_size > 5000
+    for one in (result["unpruned"], *result["pruned"]):
+        told = one["calibration"]
+        assert sum(part["rows"] for part in told["bins"]) == result["rows"]["test"]
+        assert 0 < told["predicted"] < 1
+        assert abs(told["predicted"] - told["observed"]) <= told["error"] + 1e-9
+    assert set(result["pruned"][0]["differences"]) == {"test/auc", "test/logloss"}
 
 
 def write_clicks(folder: Path) -> None:

@@ -15,9 +15,9 @@ import dnis_lightning
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
     {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures"},
-    {"lookup", "ranking", "packed"},
+    {"lookup", "ranking", "packed", "outcomes"},
     {"data", "blocks", "scheme", "folder", "arguments"},
-    {"embedding", "interaction", "tasks"},
+    {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},
     {"search"},
     {"training", "compression"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"config"},
     {"blueprint"},
     {"earlier"},
-    {"build", "result", "spread", "serving"},
+    {"build", "result", "spread", "serving", "final_look"},
     {"cutting", "checks", "scoring", "onnx_file"},
     {"run", "exporting"},
     {"launch"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnis_lightning.ranking import Query, names_at, ranks, sums_at
+from dnis_lightning.ranking import Query, each_at, names_at, ranks
 from dnis_lightning.tasks import RankingMetrics
 
 TOPS = (1, 3, 10)
@@ -47,9 +47,14 @@ def by_loops(scores: np.ndarray, query: Query, tops: tuple[int, ...]) -> dict[st
     return {name: total / len(scores) for name, total in sums.items()}
 
 
+def add(metrics: RankingMetrics, scores: torch.Tensor, query: Query) -> None:
+    broken = scores.isnan().any()
+    metrics.update(ranks(scores, query, max(metrics.tops)), query, broken)
+
+
 def measured(scores: np.ndarray, query: Query, tops: tuple[int, ...] = TOPS) -> dict[str, float]:
     metrics = RankingMetrics(tops)
-    metrics.update(torch.from_numpy(scores).float(), query)
+    add(metrics, torch.from_numpy(scores).float(), query)
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -63,7 +68,7 @@ def test_metrics_are_their_definitions(wanted: int, cold: int, rng: np.random.Ge
 def test_metrics_worked_out_by_hand() -> None:
     """Manning, Raghavan and Schütze's kind of example: of five relevant, those at ranks 1, 3 and 6 are found."""
     rank, owner = torch.tensor([6, 1, 3, 11, 11]), torch.zeros(5, dtype=torch.int64)
-    found = {name: float(value) for name, value in sums_at(rank, owner, torch.tensor([5]), [10]).items()}
+    found = {name: float(value) for name, value in each_at(rank, owner, torch.tensor([5]), [10]).items()}
     assert found["recall@10"] == pytest.approx(3 / 5)
     assert found["precision@10"] == pytest.approx(3 / 10)
     assert found["map@10"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 6) / 5)
@@ -142,7 +147,7 @@ def test_parts_of_the_users_add_up(rng: np.random.Generator) -> None:
         shift = torch.tensor([[some[0]], [0]])
         seen, wanted = query.seen[:, mine[0]] - shift, query.wanted[:, mine[1]] - shift
         parts = query.users[some], query.items, seen, wanted, query.relevant[some], query.lots[some]
-        metrics.update(scores[some].clone(), Query(*parts))
+        add(metrics, scores[some].clone(), Query(*parts))
     together = {name: float(value) for name, value in metrics.compute().items()}
     assert together == pytest.approx(measured(scores.numpy().copy(), query), rel=1e-12)
 
@@ -159,7 +164,7 @@ def test_movielens_1m_takes_well_under_a_second(rng: np.random.Generator) -> Non
     for _ in range(3):
         metrics, fresh = RankingMetrics((1, 5, 10, 100)), scores.clone()
         started = time.process_time()
-        metrics.update(fresh, query)
+        add(metrics, fresh, query)
         metrics.compute()
         seconds.append(time.process_time() - started)
     torch.set_num_threads(threads)

@@ -24,6 +24,7 @@ from dnis_lightning.data.vocabulary import VocabularyOptions
 from dnis_lightning.earlier import Earlier
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.evaluation import Evaluation
+from dnis_lightning.groups import Groups
 from dnis_lightning.paths import expand
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
@@ -127,6 +128,12 @@ def make_evaluation(settings: Settings, prepared: Prepared, task: Task, feedback
     """What models are evaluated on; feedback: see `make_feedback`."""
     gpu = settings.trainer.accelerator == "gpu" and torch.cuda.is_available()  # exports may be made elsewhere
     return Evaluation(prepared, task, settings.data.batch_size, feedback, gpu)
+
+
+def groups_of_test(prepared: Prepared, evaluation: Evaluation, blocks: Blocks) -> Groups:
+    """The test rows by how often what stands in them occurs in train."""
+    vocabulary = prepared.vocabulary
+    return Groups.of(evaluation.batches("test"), blocks, vocabulary.frequency, vocabulary.stands_for_unseen)
 
 
 def make_objective(settings: Settings) -> Objective:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from dnis_lightning.batch import Batch
 from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
+from dnis_lightning.outcomes import Outcomes, Recorded
+from dnis_lightning.ranking import Query
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
@@ -24,14 +28,34 @@ class Evaluation:
     gpu: bool = False
 
     def metrics(self, model: Recommender, split: str) -> dict[str, float]:
-        """Metrics by name, as `select/mse`; on test those among given candidates, too."""
-        data = SplitsDataModule(self.prepared, batch_size=self.batch_size, seed=0, feedback=self.feedback)
-        batches = data.val_dataloader() if split == "select" else data.test_dataloader()
-        found = evaluate(model, batches, self.task, self._device)
-        if split == "test" and (given := data.candidates_dataloader()) is not None:
-            among = evaluate(model, given, self.task, self._device)
-            found |= {f"{name}_of_{given.items}": value for name, value in among.items()}
+        """Metrics by name, as `select/mse`."""
+        found = evaluate(model, self.batches(split), self.task, self._device)
         return {f"{split}/{name}": value for name, value in found.items()}
+
+    def test(self, model: Recommender) -> Outcomes:
+        """What a model makes of the test rows; metrics by name, as `test/mse`, and units as `mse`.
+
+        The metrics among given candidates are there, too, as `test/hr@10_of_100`.
+        """
+        found = self._outcomes(model, self.batches("test"))
+        if (given := self._data.candidates_dataloader()) is None:
+            return found
+        among = self._outcomes(model, given, f"_of_{given.items}")
+        return replace(found, metrics={**found.metrics, **among.metrics}, units={**found.units, **among.units})
+
+    def batches(self, split: str) -> Iterable[Batch | Query]:
+        """The rows of select or test, in order, or its users."""
+        return self._data.val_dataloader() if split == "select" else self._data.test_dataloader()
+
+    def _outcomes(self, model: Recommender, batches: Iterable[Batch | Query], suffix: str = "") -> Outcomes:
+        recorded: list[Recorded] = []
+        metrics = evaluate(model, batches, self.task, self._device, recorded)
+        found = Outcomes.of({f"test/{name}{suffix}": value for name, value in metrics.items()}, recorded)
+        return replace(found, units={f"{name}{suffix}": values for name, values in found.units.items()})
+
+    @property
+    def _data(self) -> SplitsDataModule:
+        return SplitsDataModule(self.prepared, batch_size=self.batch_size, seed=0, feedback=self.feedback)
 
     @property
     def _device(self) -> str:

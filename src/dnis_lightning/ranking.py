@@ -89,8 +89,8 @@ def _lots(numbers: Tensor, items: int) -> Tensor:
     return mixed ^ (mixed >> 32)
 
 
-def sums_at(rank: Tensor, owner: Tensor, relevant: Tensor, tops: Sequence[int]) -> dict[str, Tensor]:
-    """The sums over users of recall, hr, mrr, ndcg, precision and map at each k of `tops`, float64, as `recall@10`.
+def each_at(rank: Tensor, owner: Tensor, relevant: Tensor, tops: Sequence[int]) -> dict[str, Tensor]:
+    """(Q,) recall, hr, mrr, ndcg, precision and map of each user at each k of `tops`, float64, as `recall@10`.
 
     rank (T,), owner (T,): of each wanted item, its user among the Q. relevant (Q,): how many each user wants, at least
     one. With R relevant items of which those at the ranks r_1 < r_2 < … ≤ k are found, n of them: recall n / R; hr 1 if
@@ -118,7 +118,7 @@ def sums_at(rank: Tensor, owner: Tensor, relevant: Tensor, tops: Sequence[int]) 
             "precision": hits / k,
             "map": by_user(number / rank.double()) / within,
         }
-        found |= {f"{name}@{k}": values.sum() for name, values in each.items()}
+        found |= {f"{name}@{k}": values for name, values in each.items()}
     return found
 
 
@@ -130,5 +130,5 @@ def _in_order(owner: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def names_at(tops: Sequence[int]) -> list[str]:
-    """The names of what `sums_at` gives."""
+    """The names of what `each_at` gives."""
     return [f"{name}@{k}" for k in tops for name in MEASURES]

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -142,7 +142,7 @@ def recovery_of(settings: Settings, prepared: Prepared, dims: Mapping[str, np.nd
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics."""
+    """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics; and their differences."""
     lines = [{"budget": "unpruned", **result["unpruned"]}, *result["pruned"]]
     metrics = headline(list(result["unpruned"]["metrics"]))
     rows = [["", "kept", "CR", "MiB", "layout", *metrics]]
@@ -158,7 +158,18 @@ def summary(result: Mapping[str, Any]) -> str:
                 *(f"{line['metrics'][name]:.5f}" for name in metrics),
             ]
         )
-    return "\n".join([_aligned(rows), *_recovery_lines(result.get("recovery") or {})])
+    return "\n".join([_aligned(rows), *_difference_lines(result), *_recovery_lines(result.get("recovery") or {})])
+
+
+def _difference_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """How each cut differs from the unpruned model by the metric that decides, as in `test/mse`."""
+    for cut in result["pruned"]:
+        found = {name.removeprefix("test/"): one for name, one in cut.get("differences", {}).items()}
+        decisive = monitor(result["task"], list(found))
+        told = found.get(decisive, {})
+        if told.get("low") is not None:
+            between = f"95 % interval {told['low']:+.5f} to {told['high']:+.5f}"
+            yield f"{cut['budget']} less unpruned: test/{decisive} {told['difference']:+.5f}, {between}"
 
 
 def _recovery_lines(recoveries: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.errors import RunError
+from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import cost
 from dnis_lightning.packed import PackedEmbedding, PackedTable
@@ -90,8 +91,8 @@ class Run:
         bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
         cuts = [cutter.cut(bound) for bound in bounds]
         model = self._best_model()
-        self._test(unpruned, cuts, model)
-        told = self._result(model, unpruned, cuts, trials)
+        who_pays = self._test(unpruned, cuts, model)
+        told = self._result(model, unpruned, cuts, trials) | {"who_pays": who_pays}
         if is_rank_zero():
             self._write(told, model)
         return told
@@ -217,17 +218,18 @@ class Run:
             score=self._score,
         )
 
-    def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> None:
+    def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
         if self.settings.search.trial is not None:
-            return
+            return None
         all_ranks_here()
+        look = FinalLook(self.evaluation, build.groups_of_test(self.prepared, self.evaluation, self.blocks))
         shipped = model if unpruned["dtype"] == "fp32" else self._with_values(self._shipped(model.scheme(), unpruned))
-        unpruned["metrics"] |= self.evaluation.metrics(shipped, "test")
+        look.at_unpruned(unpruned, shipped)
         for cut in cuts:
             scheme, rest = Scheme.load(self.folder.scheme(cut["budget"]))
-            shipped = pruned_model(self.blueprint, self._shipped(scheme, cut), rest)
-            cut["metrics"] = {**cut["metrics"], **self.evaluation.metrics(shipped, "test")}
+            look.at_cut(cut, pruned_model(self.blueprint, self._shipped(scheme, cut), rest))
+        return look.who_pays()
 
     # what they share
 
@@ -264,7 +266,7 @@ class Run:
         }
 
     def _write(self, told: dict[str, Any], model: Recommender) -> None:
-        from dnis_lightning.report.pictures import draw  # pandas takes 50 MiB, which training need not have
+        from dnis_lightning.report.pictures import draw, draw_tests  # pandas takes 50 MiB, which training need not have
 
         names = [cut["budget"] for cut in told["pruned"]]
         dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
@@ -280,6 +282,7 @@ class Run:
             self.prepared.vocabulary.frequency,
             model.table.kept().shape[1],
         )
+        draw_tests(self.folder.figures, told)
         self._pack(told, model)
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,8 +17,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from dnis_lightning.errors import DataError
 from dnis_lightning.measures import monitor
+from dnis_lightning.outcomes import Recorded
 from dnis_lightning.quantities import TaskName, TopkLoss
-from dnis_lightning.ranking import Query, names_at, ranks, sums_at
+from dnis_lightning.ranking import Query, each_at, names_at, ranks
 
 if TYPE_CHECKING:
     from dnis_lightning.recommender import Recommender
@@ -57,7 +59,7 @@ class Auc(BinaryAUROC):
 
 
 class RankingMetrics(Metric):
-    """The means over users of what `sums_at` gives; NaN where a score was NaN."""
+    """The means over users of what `each_at` gives; NaN where a score was NaN."""
 
     users: Tensor
 
@@ -68,12 +70,10 @@ class RankingMetrics(Metric):
         for name in names_at(tops):
             self.add_state(_state(name), torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, query: Query) -> None:
-        """Add users: the scores (Q, M) of the items of a query; they change."""
-        broken = scores.isnan().any()
-        rank = ranks(scores, query, max(self.tops))
-        for name, total in sums_at(rank, query.wanted[0], query.relevant, self.tops).items():
-            setattr(self, _state(name), getattr(self, _state(name)) + total.masked_fill(broken, torch.nan))
+    def update(self, rank: Tensor, query: Query, broken: Tensor) -> None:
+        """Add users: the ranks (T,) of what they want; broken: a scalar, whether a score was NaN."""
+        for name, each in each_at(rank, query.wanted[0], query.relevant, self.tops).items():
+            setattr(self, _state(name), getattr(self, _state(name)) + each.sum().masked_fill(broken, torch.nan))
         self.users += query.size
 
     def compute(self) -> dict[str, Tensor]:
@@ -91,6 +91,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     measured: Sequence[str]
     """The names of its metrics."""
+    row_metric: str
+    """What `Recorded.rows` are, of which groups of rows have the means."""
 
     @property
     def monitor(self) -> str:
@@ -105,10 +107,18 @@ class Task(ABC):
     def metrics(self) -> Metric | MetricCollection:
         """Fresh metrics, of which `compute` gives the values by name."""
 
-    def assess(self, metrics: Any, model: Recommender, batch: Any) -> None:
-        """Add what a model says of a batch to metrics."""
-        if batch.size:
-            metrics.update(model(batch).logits.float(), batch.label)
+    def assess(self, metrics: Any, model: Recommender, batch: Any) -> Tensor:
+        """Add what a model says of a batch to metrics; returns it, the logits (B,)."""
+        if not batch.size:
+            return torch.zeros(0)
+        logits = model(batch).logits.float()
+        metrics.update(logits, batch.label)
+        return logits
+
+    def record(self, said: Tensor, batch: Any) -> Recorded:
+        """What is kept of a batch, of which `assess` has returned `said`."""
+        losses = self.losses(said, batch.label)
+        return Recorded({self.row_metric: losses}, losses)
 
     @abstractmethod
     def base_logit(self, mean_label: float) -> float:
@@ -127,6 +137,7 @@ class Rating(Task):
 
     name = "rating"
     measured = ("mse",)
+    row_metric = "mse"
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """(ŷ − y)², (B,)."""
@@ -146,6 +157,7 @@ class ClickThrough(Task):
 
     name = "ctr"
     measured = ("auc", "logloss")
+    row_metric = "logloss"
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """−y log σ(ŷ) − (1 − y) log(1 − σ(ŷ)), (B,)."""
@@ -154,6 +166,10 @@ class ClickThrough(Task):
     def metrics(self) -> MetricCollection:
         """`auc` (exact, over all rows) and `logloss`."""
         return MetricCollection({"auc": Auc(), "logloss": LogLoss()}, compute_groups=False)
+
+    def record(self, said: Tensor, batch: Any) -> Recorded:
+        """With the logits, as the area under a curve is no mean over rows."""
+        return replace(super().record(said, batch), logits=said, label=batch.label)
 
     def base_logit(self, mean_label: float) -> float:
         """log(p / (1 − p)) of the click rate p."""
@@ -177,6 +193,7 @@ class TopK(Task):
         self.negatives, self.kind, self.positive_weight = negatives, loss, positive_weight
         self.tops = sorted(set(tops))
         self.measured = names_at(self.tops)
+        self.row_metric = f"found@{max(self.tops)}"
 
     def losses(self, logits: Tensor, label: Tensor) -> Tensor:
         """`bce`: −w y log σ(ŷ) − (1 − y) log(1 − σ(ŷ)), (B,).
@@ -195,12 +212,21 @@ class TopK(Task):
         """`recall@k`, `hr@k`, `mrr@k`, `ndcg@k`, `precision@k` and `map@k` for each k."""
         return RankingMetrics(self.tops)
 
-    def assess(self, metrics: Any, model: Recommender, batch: Any) -> None:
-        """Add how a model ranks what a query asks for."""
+    def assess(self, metrics: Any, model: Recommender, batch: Any) -> Tensor:
+        """Add how a model ranks what a query asks for; returns the ranks (T,)."""
         with torch.autocast(
             batch.users.device.type, enabled=False
         ):  # half precision cannot tell thousands of items apart
-            metrics.update(model.scores(batch.users, batch.items, batch.user_column), batch)
+            scores = model.scores(batch.users, batch.items, batch.user_column)
+        broken = scores.isnan().any()
+        rank = ranks(scores, batch, max(self.tops))
+        metrics.update(rank, batch, broken)
+        return rank
+
+    def record(self, said: Tensor, batch: Any) -> Recorded:
+        """Of each user all metrics; of each wanted item whether it is among the first k, for the largest k."""
+        users = each_at(said, batch.wanted[0], batch.relevant, self.tops)
+        return Recorded(users, (said <= max(self.tops)).float())
 
     def base_logit(self, mean_label: float) -> float:
         """log(w / n) of one row of weight w and n negatives; 0 for pairs, which have no level."""

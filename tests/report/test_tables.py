@@ -163,7 +163,8 @@ def test_the_paired_test_by_hand() -> None:
     ours, theirs = pd.Series([2.0, 4, 6, 10], [0, 1, 2, 3]), pd.Series([4.0, 3, 2, 1], [3, 2, 1, 0])
     t = 3 / math.sqrt(14 / 3 / 4)
     p = special.betainc(1.5, 0.5, 3 / (3 + t**2))  # the tails of Student's t, by the incomplete beta function
-    assert paired(ours, theirs) == (pytest.approx(3.0), pytest.approx(p))
+    half = special.stdtrit(3, 0.975) * math.sqrt(14 / 3 / 4)
+    assert paired(ours, theirs) == (pytest.approx(3.0), pytest.approx(half), pytest.approx(p))
 
 
 @pytest.mark.parametrize(
@@ -181,8 +182,9 @@ def test_the_paired_test_by_hand() -> None:
 def test_no_p_where_there_is_none(ours: pd.Series, difference: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        told, p = paired(ours, pd.Series([0.5, 0.6, 0.7], [0, 1, 2]))
+        told, half, p = paired(ours, pd.Series([0.5, 0.6, 0.7], [0, 1, 2]))
     assert told == pytest.approx(difference, nan_ok=True)
+    assert math.isnan(half)
     assert math.isnan(p)
 
 

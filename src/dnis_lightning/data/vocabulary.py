@@ -87,6 +87,12 @@ class TrainVocabulary:
         """(N,) bool."""
         return np.isin(np.arange(self.features), self.out_of_vocabulary)
 
+    @property
+    def stands_for_unseen(self) -> np.ndarray:
+        """(N,) bool: the row of each field with ids that all of its ids without a row of their own share."""
+        ids = np.array([one.kind != "numeric" for one in self.fields])
+        return self.is_out_of_vocabulary & ids[self.field_of]  # the first row of a number is that of a missing one
+
     def names(self) -> Iterator[tuple[str, str]]:
         """The field and the raw id of each row, in order; rows without a raw id have names in angle brackets."""
         treated = iter(self.numbers)

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dnis_lightning.errors import UserError
 
 SCHEMA = 1
+TELLING = ("by", "name", "least", "most", "rows")
+"""What identifies a group of test rows, and how many it has."""
 RESULT, CONFIG, FINGERPRINT = "result.json", "config.yaml", "fingerprint"
 
 
@@ -83,7 +85,21 @@ class Result(BaseModel):
     l2: float | None = None
     l2_bias: float | None = None
     trials: tuple[dict[str, Any], ...] = ()
+    who_pays: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
+
+    def groups(self, part: Part) -> list[dict[str, Any]]:
+        """The groups of test rows, with their values of the unpruned model or of a cut; none of earlier versions."""
+        told, cut = self.who_pays or {"groups": [], "metric": ""}, part.budget
+        return [
+            {key: line[key] for key in TELLING} | {"metric": told["metric"]} | _of(line, cut)
+            for line in told["groups"]
+            if not cut or cut in line["cuts"]
+        ]
+
+
+def _of(line: Mapping[str, Any], cut: str) -> dict[str, Any]:
+    return dict(line["cuts"][cut] if cut else line["unpruned"])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dnis_lightning.measures import headline, larger_is_better
 from dnis_lightning.report.gains import sentences
+from dnis_lightning.report.groups import SURE, GroupTable, make_group_tables
 from dnis_lightning.report.metrics import model_title, title
 from dnis_lightning.report.tables import DIGITS, LEAST_SEEDS, Table
 
@@ -92,8 +93,10 @@ def _metric(line: pd.Series, metric: str) -> Cell:
 
 
 def _difference(line: pd.Series, metric: str) -> str:
-    difference, p = line[f"{metric}_difference"], line[f"{metric}_p"]
-    return NONE if np.isnan(difference) else f"{difference:+.{DIGITS}f} ({_number(p, '.2g')})"
+    difference, half, p = (line[f"{metric}_{what}"] for what in ("difference", "half", "p"))
+    if np.isnan(difference):
+        return NONE
+    return f"{difference:+.{DIGITS}f}{f' ± {_number(half)}' if np.isfinite(half) else ''} ({_number(p, '.2g')})"
 
 
 def _number(value: float, form: str = f".{DIGITS}f") -> str:
@@ -130,9 +133,14 @@ READING = (
     "single-trial jobs the sum; a cut by learned thresholds or NIS starts afresh and is not charged with the unpruned "
     "model. "
     "Time ÷ ref.: that, divided by the reference row's.",
-    f"Δ: mean difference to the reference row over the seeds that both have, and p of the two-sided paired t-test, "
-    f"from {LEAST_SEEDS} such seeds on. With 3 seeds a p-value says little: it rests on two degrees of freedom, knows "
-    "nothing of other splits of the data, and is not corrected for the number of rows.",
+    f"Δ: mean difference to the reference row over the seeds that both have, ± half of its 95 % confidence interval, "
+    f"and p, both by the two-sided paired t-test, from {LEAST_SEEDS} such seeds on. With 3 seeds both say little: they "
+    "rest on two degrees of freedom, know nothing of other splits of the data, and are not corrected for the number of "
+    "rows.",
+    "Who pays: of unpruned models the metric of some of the test rows, of cuts the difference to the unpruned model of "
+    f"the same run, means over seeds; {SURE} where the 95 % confidence interval of every run is on one side of 0, rows "
+    "taken as independent. No row: ids that have no row of the table of their own, unseen in train or rarer than "
+    "data.min_count. A row counts in the block of each of its features.",
 )
 """How to read any table."""
 
@@ -210,7 +218,13 @@ def markdown(table: Table) -> str:
     lines = [["Method", *map(_escaped, heads)]]
     lines += [[_escaped(label), *map(_marked, cells)] for label, cells in plan.rows]
     words = [f"### {_escaped(heading(table))}", _escaped(caption(table)), "\n".join(_ruled(lines))]
-    return "\n\n".join([*words, *map(_escaped, footnotes(table))]) + "\n"
+    return "\n\n".join([*words, *map(_escaped, footnotes(table)), *map(_groups, make_group_tables(table))]) + "\n"
+
+
+def _groups(table: GroupTable) -> str:
+    lines = [["Method", *map(_escaped, table.columns)]]
+    lines += [[_escaped(label), *cells] for label, cells in table.rows]
+    return "\n\n".join([f"#### Who pays: {_escaped(table.heading)}", "\n".join(_ruled(lines))])
 
 
 def _ruled(lines: list[list[str]]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dnis_lightning import __version__
 from dnis_lightning.report import layout
+from dnis_lightning.report.groups import GroupTable, make_group_tables
 from dnis_lightning.report.layout import Cell, Grid
 from dnis_lightning.report.points import Picture
 from dnis_lightning.report.tables import Table
@@ -24,6 +25,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 0 auto;
   max-width: 76rem; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
 a { color: var(--link); } p, ul { max-width: 60rem; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums;
@@ -102,7 +104,18 @@ def _table(table: Table) -> Iterator[str]:
         yield f'<tr><th scope="row">{name}</th>{"".join(_cells(cells, len(plan.columns)))}</tr>'
     yield "</tbody></table></div>"
     yield from (f'<p class="soft">{escape(note)}</p>' for note in layout.footnotes(table))
+    yield from (line for groups in make_group_tables(table) for line in _groups(groups))
     yield "</section>"
+
+
+def _groups(table: GroupTable) -> Iterator[str]:
+    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    yield f'<h3>Who pays: {escape(table.heading)}</h3>\n<div class="wide" tabindex="0"><table>'
+    yield f'<thead><tr><th class="method" scope="col">Method</th>{heads}</tr></thead>\n<tbody>'
+    for label, cells in table.rows:
+        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        yield f'<tr><th scope="row">{escape(label)}</th>{values}</tr>'
+    yield "</tbody></table></div>"
 
 
 def _heads(plan: Grid) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 import dnis_lightning.report.figures as figures
+from dnis_lightning.report.payers import payers, reliability
 from dnis_lightning.report.trials import trials
 
 
@@ -44,3 +45,14 @@ def draw(
     for name, counts in dims.items():
         figure = figures.dims_against_frequency(counts, frequency, base_dim, f"Kept dimensions at {name}")
         figures.save(figure, folder / f"dims_{name.replace(':', '-')}.png")
+
+
+def draw_tests(folder: Path, told: Mapping[str, Any]) -> None:
+    """Write what `result.json` says of the test rows as PNG: who pays, and, of clicks, how they are calibrated."""
+    if told["who_pays"] is None:
+        return
+    figures.save(payers(told["who_pays"]), folder / "who_pays.png")
+    parts = {"unpruned": told["unpruned"]} | {cut["budget"]: cut for cut in told["pruned"]}
+    calibrated = {name: part["calibration"] for name, part in parts.items() if "calibration" in part}
+    if calibrated:
+        figures.save(reliability(calibrated), folder / "calibration.png")

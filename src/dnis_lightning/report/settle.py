@@ -28,7 +28,7 @@ class Settled:
 
     frame: a row for each run and cut. `used` says whether it counts, and why not; `config` and `base` name the
     configurations of the cut and of the unpruned model it comes from; `seconds` is the price of that row; metrics are
-    `select/…` and `test/…`, NaN where there are none.
+    `select/…` and `test/…`, NaN where there are none; `groups` are lists of `Result.groups`.
     configs: the identity behind each `config`, see `identity.identity`.
     notes: sentences for the reader.
     """
@@ -109,7 +109,8 @@ def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict
         row = {"config": identity.name(config), "base": identity.name(base)}
         configs.setdefault(row["config"], config)
         before = entry.run.result.seconds.prepare if part.budget and starts_afresh else max(alone, 0.0)
-        yield {**_run_columns(entry), **row, **_part_columns(part), "seconds": before + part.seconds}
+        told = {"seconds": before + part.seconds, "groups": entry.run.result.groups(part)}
+        yield {**_run_columns(entry), **row, **_part_columns(part), **told}
 
 
 def _run_columns(entry: _Entry) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dnis_lightning.report.settle import USED, Settled
 
 Split = Literal["test", "select"]
 LEAST_SEEDS = 3  # for a paired test
+LEVEL = 0.95  # of its confidence interval
 DIGITS = 4  # of a metric as it is printed; what prints alike is level
 _GROUP = ["data", "task", "split", "split_seed", "rows_test", "features"]
 
@@ -32,7 +33,7 @@ class Table:
     runs: the rows of `Settled.frame` behind it, with what `rows.with_labels` adds.
     summary: a line for each row and model, in order: `n` runs, `seeds`, means of `kept`, `bytes`, `coo_npz_bytes`,
     `seconds`, `seconds_ratio` to the reference row, and for each metric m its `m_mean`, `m_std` (NaN for one run),
-    `m_difference` and `m_p` of the paired test, `m_mark` (best, second or empty).
+    `m_difference`, `m_half` and `m_p` of the paired test, `m_mark` (best, second or empty).
     reference: for each model the row that the others are held against; absent where there is none.
     """
 
@@ -148,21 +149,23 @@ def _metric_columns(one: pd.DataFrame, against: pd.DataFrame | None, metric: str
     """Mean and spread of a metric; NaN where a run has none, so that a diverged run is not left out."""
     ours = values(one, f"{on}/{metric}")
     other = ours.iloc[:0] if against is None else values(against, f"{on}/{metric}")
-    difference, p = paired(ours, other)
+    difference, half, p = paired(ours, other)
     select = values(one, f"select/{metric}").mean(skipna=False)
     return {
         f"{metric}_mean": ours.mean(skipna=False),
         f"{metric}_std": ours.std(ddof=1, skipna=False),
         f"{metric}_difference": difference,
+        f"{metric}_half": half,
         f"{metric}_p": p,
         f"{metric}_select_mean": select,
     }
 
 
-def paired(ours: pd.Series, theirs: pd.Series) -> tuple[float, float]:
-    """Mean of ours − theirs over their common seeds (the index), and p of the two-sided paired t-test.
+def paired(ours: pd.Series, theirs: pd.Series) -> tuple[float, float, float]:
+    """Mean of ours − theirs over their common seeds (the index), half of its 95 % confidence interval, and p.
 
-    NaN for both with fewer than `LEAST_SEEDS` common seeds; NaN for p where all differences are the same.
+    Both by the two-sided paired t-test. NaN for all with fewer than `LEAST_SEEDS` common seeds; for the last two where
+    all differences are the same.
     """
     from scipy.stats import ttest_rel  # takes longer to load than everything else that starts the command
 
@@ -170,13 +173,15 @@ def paired(ours: pd.Series, theirs: pd.Series) -> tuple[float, float]:
     known = np.isfinite(a) & np.isfinite(b)
     a, b = a[known], b[known]
     if len(a) < LEAST_SEEDS:
-        return np.nan, np.nan
+        return np.nan, np.nan, np.nan
     difference = (a - b).to_numpy()
     if np.ptp(difference) <= 1e-12 * np.abs(a).max():
-        return float(difference.mean()), np.nan
+        return float(difference.mean()), np.nan, np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # differences that are nearly the same
-        return float(difference.mean()), float(ttest_rel(a, b).pvalue)
+        found = ttest_rel(a, b)
+        interval = found.confidence_interval(LEVEL)
+        return float(difference.mean()), float(interval.high - interval.low) / 2, float(found.pvalue)
 
 
 def marked(means: pd.Series, metric: str) -> pd.Series:

@@ -12,13 +12,14 @@ import pandas as pd
 from dnis_lightning.errors import UserError
 from dnis_lightning.paths import whole_file
 from dnis_lightning.report import layout
+from dnis_lightning.report.groups import long_form
 from dnis_lightning.report.page import GENERATOR, page
 from dnis_lightning.report.points import Picture, pictures
 from dnis_lightning.report.settle import Settled
 from dnis_lightning.report.tables import Table
 
 PAGE = "report.html"
-_OURS = re.compile(r"table_\d+_.+\.(md|csv)|frontier_.+\.png")
+_OURS = re.compile(r"table_\d+_.+\.(md|csv)|who_pays_\d+_.+\.csv|frontier_.+\.png")
 _HELPERS = ["place", "narrower", "base", "base_dim"]  # columns of a summary that say nothing to a reader
 
 
@@ -48,7 +49,7 @@ def runs(settled: Settled) -> pd.DataFrame:
     """A line for each run and cut, raw, counting or not, with all keys of its configuration."""
     told = [_keys(settled.configs[name]) for name in settled.frame["config"]]
     keys = pd.DataFrame(told, index=settled.frame.index).sort_index(axis=1)
-    return pd.concat([settled.frame.drop(columns="base"), keys], axis=1)
+    return pd.concat([settled.frame.drop(columns=["base", "groups"]), keys], axis=1)
 
 
 def tidy(table: Table) -> pd.DataFrame:
@@ -68,6 +69,8 @@ def _tables(tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
     for table in tables:
         name = f"table_{table.number}_{_slug(table.data)}_{_slug(table.task)}"
         yield f"{name}.md", f"{layout.markdown(table)}\n{reading}\n"
+        if len(groups := long_form(table)):
+            yield f"who_pays_{name.removeprefix('table_')}.csv", groups.drop(columns="place").to_csv(index=False)
         yield f"{name}.csv", tidy(table).to_csv(index=False)
 
 
