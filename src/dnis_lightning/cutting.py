@@ -35,7 +35,8 @@ Metrics = dict[str, float]
 class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. blocks: of the features. frequency (N,): of theirs in train.
+    whole: N·K, the entries that rates are counted against. blocks: of the features. frequency (N,): how often each is
+    to be expected in as many rows as train has.
     unpruned: makes the model; initial: makes its initial state. evaluate: metrics on select. score: of metrics, smaller
     is better.
     """

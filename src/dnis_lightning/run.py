@@ -211,7 +211,7 @@ class Run:
             self.folder,
             whole=whole,
             blocks=self.blocks,
-            frequency=torch.tensor(self.prepared.vocabulary.frequency, dtype=torch.float32),
+            frequency=torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32),
             unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=lambda model: self.evaluation.metrics(model, "select"),

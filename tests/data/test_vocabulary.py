@@ -104,6 +104,19 @@ def test_with_min_count_1_train_maps_nothing_to_the_out_of_vocabulary_rows(
     assert vocabulary.is_out_of_vocabulary.sum() == 3
 
 
+def test_unseen_ids_are_expected_as_often_as_single_ones(dataset: EncodedDataset, train: np.ndarray) -> None:
+    vocabulary = built(dataset, train, 1)
+    expected = vocabulary.expected
+    for number, first in enumerate(vocabulary.out_of_vocabulary):
+        own = vocabulary.frequency[vocabulary.offsets[number] + 1 : vocabulary.offsets[number + 1]]
+        numeric = vocabulary.fields[number].kind == "numeric"
+        assert expected[first] == vocabulary.frequency[first] + (0 if numeric else (own == 1).sum())
+        assert vocabulary.stands_for_unseen[first] == (not numeric)
+    assert expected[vocabulary.stands_for_unseen].max() > 0
+    others = ~vocabulary.is_out_of_vocabulary
+    assert expected[others].tolist() == vocabulary.frequency[others].tolist()
+
+
 def test_it_is_saved_and_loaded(vocabulary: TrainVocabulary, dataset: EncodedDataset, tmp_path: Path) -> None:
     vocabulary.save(tmp_path)
     loaded = TrainVocabulary.load(tmp_path, dataset)

@@ -93,6 +93,18 @@ class TrainVocabulary:
         ids = np.array([one.kind != "numeric" for one in self.fields])
         return self.is_out_of_vocabulary & ids[self.field_of]  # the first row of a number is that of a missing one
 
+    @property
+    def expected(self) -> np.ndarray:
+        """(N,) float64: how often each row is to be expected in as many rows as train has.
+
+        Its frequency; of the row that a field's unseen ids share, besides, as often as ids that train has once occur
+        there all together, which is what Good (1953) estimates of unseen ones.
+        """
+        once = np.bincount(
+            self.field_of[(self.frequency == 1) & ~self.is_out_of_vocabulary], minlength=len(self.fields)
+        )
+        return self.frequency + np.where(self.stands_for_unseen, once[self.field_of], 0.0)
+
     def names(self) -> Iterator[tuple[str, str]]:
         """The field and the raw id of each row, in order; rows without a raw id have names in angle brackets."""
         treated = iter(self.numbers)
