@@ -57,6 +57,23 @@ def test_cuts_are_joined_to_their_model_and_widths_to_each_other(tmp_path: Path)
     }
 
 
+def test_widths_of_mde_are_joined_too(tmp_path: Path) -> None:
+    for share in (0.25, 0.5):
+        config = {"search.method": {"base_dims": [share], "temperatures": [0.1]}}
+        make_run(tmp_path, rating(share), search="mde", base_dim=64, config=config)
+    (picture,) = drawn(tmp_path)
+    assert series(picture) == {"MDE": ["base_dims = [0.25]", "base_dims = [0.5]"]}
+
+
+@pytest.mark.parametrize("name", ["method", "a method with a name that says all that sets it apart from others"])
+def test_the_legend_stays_inside(name: str) -> None:
+    columns = {"bytes": [1e3, 2e3], "series": [f"{name} 1", f"{name} 2"], "name": ["x", "x"], "mse_mean": [0.5, 0.6]}
+    figure = frontier(pd.DataFrame(columns | {"mse_std": [np.nan, np.nan]}), ("mse",), "all")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_splits_that_share_test_rows_share_a_picture(tmp_path: Path) -> None:
     make_run(tmp_path, rating(0.5))
     make_run(tmp_path, rating(0.6), split="paper", features=99)

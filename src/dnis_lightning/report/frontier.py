@@ -19,6 +19,8 @@ from dnis_lightning.report.metrics import title
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*<>"
 MIB = 2**20
+_HALF_A_LINE = 45
+"""Letters of a name in the legend that leave room for a second one beside it."""
 
 
 @rc_context(STYLE)
@@ -30,7 +32,9 @@ def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figu
     Tables of 0 bytes stand left of a dotted line. Returns a figure.
     """
     series = list(dict.fromkeys(points["series"]))
-    figure = Figure(figsize=(8, 0.7 + 3.4 * len(metrics) + 0.2 * (1 + len(series) // 2)), layout="constrained")
+    columns = 1 if max(map(len, series)) > _HALF_A_LINE else 2
+    height = 0.7 + 3.4 * len(metrics) + 0.2 * (1 + len(series) // columns)
+    figure = Figure(figsize=(8, height), layout="constrained")
     place = _places(points["bytes"].to_numpy(float))
     for axes, metric in zip(figure.subplots(len(metrics), squeeze=False, sharex=True)[:, 0], metrics, strict=True):
         seen = points.assign(place=place)[np.isfinite(points[f"{metric}_mean"])]
@@ -41,7 +45,7 @@ def frontier(points: pd.DataFrame, metrics: Sequence[str], heading: str) -> Figu
         axes.set_ylabel(f"{title(metric)} ({way} is better)")
     _label_bytes(axes, points["bytes"].to_numpy(float))
     handles, labels = _legend(figure.axes)
-    figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=9)
     figure.suptitle(f"{heading}, mean ± standard deviation over seeds", x=0.02, ha="left", fontsize=12)
     return figure
 

@@ -14,6 +14,8 @@ Flat = Mapping[str, str]
 """Dotted keys of a configuration, and their values as JSON."""
 
 PROFILE, WIDTH, BLOCKS, PRUNE = "profile", "search.base_dim", "search.blocks", "prune."
+WIDTHS = {WIDTH, "search.method.base_dims"}
+"""What a method's tables may be of several sizes by: K, and of MDE the widest block's share of it."""
 _ASKED = {
     "seed",
     "search.method.seed",

@@ -63,14 +63,16 @@ def _picture(tables: Sequence[Table], model: str) -> Picture:
 
 
 def _points(table: Table, model: str, split: str) -> Iterator[dict[str, Any]]:
-    """Unpruned models that differ in K alone are joined, and each model with its own cuts."""
+    """Unpruned models that differ in their widths alone are joined, and each model with its own cuts."""
     lines = table.summary[table.summary["model"] == model]
-    widths = lines[lines["cut"] == UNPRUNED].groupby(["search", "narrower"])["base_dim"].transform("nunique")
+    widths = lines[lines["cut"] == UNPRUNED].groupby(["search", "narrower"])["width"].transform("nunique")
     lines = lines.assign(wide=widths > 1)  # false for cuts, too
     whole, cuts = lines[lines["cut"] == UNPRUNED], lines[lines["cut"] != UNPRUNED]
     for line in whole[whole["wide"] | ~whole["base"].isin(cuts["base"])].to_dict("records"):
-        told = line["narrower"] if line["wide"] else line["settings"]
-        yield _point(line, f"K = {line['base_dim']}", told, split)
+        if line["wide"]:
+            yield _point(line, str(line["width"]), str(line["narrower"]), split)
+        else:
+            yield _point(line, f"K = {line['base_dim']}", str(line["settings"]), split)
     for (_, settings), part in cuts.groupby(["search", "settings"], sort=False):
         start = whole[whole["base"].isin(part["base"])]
         told = ", ".join(filter(None, ("cut" if start["wide"].any() else "", str(settings))))

@@ -37,8 +37,8 @@ def method(search: str) -> str:
 
 
 def with_labels(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """Adds `settings`, the values by which configurations of one search differ, `narrower`, these without K, `row`, the
-    full name, and its `place`.
+    """Adds `settings`, the values by which configurations of one search differ, `narrower`, these without
+    its widths, `width`, those alone, `row`, the full name, and its `place`.
 
     Equal names stand for one configuration in each model; the rows come sorted: search, settings, cut.
     """
@@ -62,10 +62,11 @@ def _named(frame: pd.DataFrame, configs: Mapping[str, Mapping[str, str]]) -> pd.
     """The rows of one search."""
     keys = identity.telling_keys(_to_tell_apart(frame, configs))
     told = [configs[name] for name in frame["config"]]
-    narrow = [key for key in keys if key != identity.WIDTH]
+    wide, narrow = ([key for key in keys if (key in identity.WIDTHS) is one] for one in (True, False))
     frame = frame.assign(
         settings=[identity.settings(config, keys) for config in told],
         narrower=[identity.settings(config, narrow) for config in told],
+        width=[identity.settings(config, wide) for config in told],
         _settings=_ordered(frame, told, [key for key in keys if not key.startswith(identity.PRUNE)]),
         _pruning=_ordered(frame, told, [key for key in keys if key.startswith(identity.PRUNE)]),
     )

@@ -129,6 +129,7 @@ def _line(one: pd.DataFrame, against: pd.DataFrame | None, metrics: tuple[str, .
         "cut",
         "settings",
         "narrower",
+        "width",
         "base",
         "base_dim",
         "row",

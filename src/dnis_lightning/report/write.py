@@ -20,7 +20,7 @@ from dnis_lightning.report.tables import Table
 
 PAGE = "report.html"
 _OURS = re.compile(r"table_\d+_.+\.(md|csv)|who_pays_\d+_.+\.csv|frontier_.+\.png")
-_HELPERS = ["place", "narrower", "base", "base_dim"]  # columns of a summary that say nothing to a reader
+_HELPERS = ["place", "narrower", "width", "base", "base_dim"]  # columns of a summary that say nothing to a reader
 
 
 def write(folder: Path, settled: Settled, tables: Sequence[Table], skipped: Sequence[str]) -> Path:
