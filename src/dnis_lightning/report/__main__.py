@@ -2,6 +2,7 @@
 
 python -m dnis_lightning.report outputs/ --to report/
 python -m dnis_lightning.report outputs/movielens-1m-mf-dnis more/result.json --to report/ --against none
+python -m dnis_lightning.report outputs/ --choose model.l2
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from dnis_lightning.arguments import Parser
 from dnis_lightning.errors import UserError
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after a sentence on stderr."""
     try:
         given = _parser().parse_args(arguments)
-        _report(given.paths, given.to, given.against, given.on)
+        _report(given)
     except UserError as fault:
         print(fault, file=sys.stderr)
         return 1
@@ -55,24 +55,34 @@ def _parser() -> argparse.ArgumentParser:
         default="test",
         help="the split whose metrics are shown; choices, as of an L2, are made on select (default: test)",
     )
+    parser.add_argument(
+        "--choose",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="of rows that differ in this key alone, as model.l2, show that which is best on select; may be repeated",
+    )
     return parser
 
 
-def _report(paths: Sequence[Path], to: Path, against: str | None, on: Literal["test", "select"]) -> None:
+def _report(given: argparse.Namespace) -> None:
     # pandas and pydantic are loaded when the command line is right
+    from dnis_lightning.report.choice import choose
     from dnis_lightning.report.collect import collect
     from dnis_lightning.report.layout import READING, markdown
     from dnis_lightning.report.settle import settle
     from dnis_lightning.report.tables import make_tables
     from dnis_lightning.report.write import write
 
-    collected = collect(paths)
+    collected = collect(given.paths)
     for line in collected.skipped:
         print(f"passed over: {line}", file=sys.stderr)
     settled = settle(collected.runs)
-    _check_search(against, sorted(settled.frame["search"].unique()))
-    tables = make_tables(settled, against or "dnis", on)
-    page = write(to, settled, tables, collected.skipped)
+    _check_search(given.against, sorted(settled.frame["search"].unique()))
+    for key in given.choose:
+        settled = choose(settled, key)
+    tables = make_tables(settled, given.against or "dnis", given.on)
+    page = write(given.to, settled, tables, collected.skipped)
     for line in (
         *map(markdown, tables),
         *settled.notes,

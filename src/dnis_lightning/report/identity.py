@@ -52,6 +52,16 @@ def name(config: Flat) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def without(config: Flat, key: str) -> dict[str, str]:
+    """The part of an identity that is not a key's, nor of what the key is passed on to in its group."""
+    group, _, leaf = key.rpartition(".")
+    return {
+        name: value
+        for name, value in config.items()
+        if name != key and not (name.startswith(f"{group}.") and name.endswith(f".{leaf}") and _is_plumbing(name))
+    }
+
+
 def telling_keys(groups: Iterable[Sequence[Flat]]) -> list[str]:
     """The keys that tell the configurations of each group apart, as few as a look through them in order finds.
 
@@ -98,7 +108,11 @@ def _counts(key: str) -> bool:
 
 def _rank(key: str) -> tuple[int, bool, str]:
     preferred = _TELLING.index(key) if key in _TELLING else len(_TELLING)
-    return preferred, any(part in f".{key}" for part in _PLUMBING), key
+    return preferred, _is_plumbing(key), key
+
+
+def _is_plumbing(key: str) -> bool:
+    return any(part in f".{key}" for part in _PLUMBING)
 
 
 def _distinct(group: Sequence[Flat], keys: Sequence[str]) -> int:
