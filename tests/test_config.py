@@ -310,6 +310,26 @@ def test_table_4_holds_the_search_against_nis_at_the_same_widths_and_budgets(sma
         assert settings.search.rates == [2, 4]
 
 
+def test_a_frontier_has_every_method_at_every_size_and_trains_them_alike() -> None:
+    assert swept("frontier") == {"contender": "glob(*)", "seed": "0,1,2"}
+    given = ("experiment=frontier", "data=movielens-100k", "model=mf")
+    found = {name: check_config(composed(*given, f"contender={name}")) for name in options("contender")}
+    plain = {one.search.base_dim for name, one in found.items() if name.startswith("uniform")}
+    assert plain == {0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64}
+    assert {one.search.base_dim for name, one in found.items() if not name.startswith("uniform")} == {64}
+    cuts = {(one.search.name, one.prune.by, one.prune.schedule) for one in found.values() if one.search.budget}
+    magnitude = {("none", "elements", schedule) for schedule in ("one_shot", "iterative", "gradual")}
+    turned = {("none", "prefix", "one_shot"), ("dnis", "prefix", "one_shot")}
+    assert cuts == {*magnitude, *turned, ("pep", "elements", "learned")}
+    assert {tuple(one.search.budget) for one in found.values() if one.search.budget} == {tuple(SHARES)}
+    assert {one.search.name for one in found.values()} == {"none", "mde", "random", "pep", "dnis"}
+    told = [one.model_dump(exclude={"search": True, "prune": {"by", "schedule"}}) for one in found.values()]
+    assert all(one == told[0] for one in told)
+
+
+SHARES = ("50%", "20%", "10%", "5%", "2%")
+
+
 @pytest.mark.parametrize("profile", options("profile"))
 def test_nis_is_the_same_in_all_profiles(profile: str) -> None:
     config = composed("search=nis_me", f"profile={profile}")

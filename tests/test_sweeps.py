@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import torch
 from dnis_lightning.checks import check_method
 from dnis_lightning.config import check_config
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.report.__main__ import main as report
 from dnis_lightning.sweep.gpus import SWEEP_GPUS, hand_out_gpus, own_gpu
 from tests.command import TINY, command, dnis, environment, figures_of, result_of
 from tests.test_config import composed
@@ -301,3 +303,17 @@ def test_trials_spread_over_jobs_are_not_trained_again(tmp_path: Path) -> None:
     again = dnis(tmp_path, *grid, "resume=auto")
     assert figures_of(result_of(again)[1]) == figures_of(whole)
     assert again.stderr.count(": taken from ") == 1, "what is no longer there is trained"
+
+
+def test_contenders_of_a_frontier_end_in_one_picture(tmp_path: Path) -> None:
+    tiny = [word for word in TINY if not word.startswith("search.base_dim")]
+    given = ["contender=uniform_2,turned", "seed=0", "data.default_budget=[20%]", "prune.finetune_epochs=1"]
+    done = dnis(tmp_path, "experiment=frontier", *tiny, *given)
+    assert done.returncode == 0, done.stderr
+    assert report([str(tmp_path / "outputs"), "--to", str(tmp_path / "report"), "--against", "none"]) == 0
+    (table,) = (tmp_path / "report").glob("table_*.csv")
+    lines = {line["cut"] + "|" + line["settings"]: line for line in csv.DictReader(table.open())}
+    plain, whole, cut = lines["unpruned|K = 2"], lines["unpruned|K = 64"], lines["20%|K = 64"]
+    assert len(lines) == 3
+    assert float(plain["bytes"]) < float(cut["bytes"]) < float(whole["bytes"]) / 4
+    assert list((tmp_path / "report").glob("frontier_*.png"))

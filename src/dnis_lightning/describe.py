@@ -160,7 +160,7 @@ def _full_key(word: str) -> str:
     """A key with its group."""
     match = re.match(r"([+~]*)([^.=@/]*)(.*)", word, re.DOTALL)
     assert match is not None, "it matches anything"
-    known = match[2] in {*Settings.model_fields, "hydra", "experiment"}
+    known = match[2] in {*Settings.model_fields, "hydra", "experiment", "contender"}
     return word if known else f"{match[1]}data.{match[2]}{match[3]}"
 
 
