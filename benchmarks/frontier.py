@@ -15,10 +15,6 @@ passed over, so that what was cut short goes on. DNIS_DATA names the folder of t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Row, cell
+from benchmarks.results import Row, cell, finished, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -34,9 +30,8 @@ WIDTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 HEADER = 1024
 """Bytes that a file may take more than its share, for what is not of the table."""
 OUTPUTS = Path("outputs/frontier")
-FINE_TUNED = "prune.finetune_epochs=50"
-UNCUT = ("prune=elements", "search.rates=[1]", FINE_TUNED)
-"""What is not cut trains on as what is cut does, with a fresh optimizer: that alone is worth 0.003 to 0.006 of MSE."""
+WHOLE = ("MDE", "random")
+"""Methods that end with a table that is not cut."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +73,25 @@ CASES = (
 )
 
 
+METHODS = {
+    **dict.fromkeys(("mde_64", "mde_32", "mde_16", "mde_8"), "MDE"),
+    "random": "random",
+    **{f"magnitude_{schedule}": f"magnitude {schedule}" for schedule in ("one_shot", "iterative", "gradual")},
+    "pep": "PEP",
+    "turned": "turned axes alone",
+    "dnis": "DNIS",
+}
+"""What the contenders beside plain tables are called."""
+
+
 def rows_of(case: Case, budgets: str, widths: Sequence[int] = WIDTHS, *, one_l2: bool = False) -> Iterator[Row]:
-    """All methods; budgets: as the value of a key; widths: of plain tables, and whether these have one L2 alone."""
+    """All contenders; budgets: as the value of a key; widths: of plain tables, and whether these have one L2 alone."""
     l2 = f"model.l2={','.join(f'{one:g}' for one in (case.l2[1:2] if one_l2 else case.l2))}"
     for width in widths:
-        yield Row("uniform", ("search=none", f"search.base_dim={width}", l2, *UNCUT))
-    best = f"model.l2={case.l2[1]:g}"
-    for base in (1.0, 0.5, 0.25, 0.125):
-        taus = ("search.temperatures=[0.1,0.3,0.6]", f"search.base_dims=[{base}]")
-        yield Row("MDE", ("search=mde", *taus, best, *UNCUT))
-    yield Row("random", ("search=random", "search.trials=6", best, *UNCUT))
-    for schedule in ("one_shot", "iterative", "gradual"):
-        how = ("search=none", "prune=elements", f"prune.schedule={schedule}", FINE_TUNED)
-        yield Row(f"magnitude {schedule}", (*how, f"search.budget={budgets}", best))
-    yield Row("PEP", ("search=pep", "prune=elements", f"search.budget={budgets}", best))
-    yield Row("turned axes alone", ("search=none", "prune=prefix", FINE_TUNED, f"search.budget={budgets}", best))
-    yield Row("DNIS", ("search=dnis", f"search.budget={budgets}", best))
+        yield Row("uniform", (f"contender=uniform_{width}", l2))
+    for contender, label in METHODS.items():
+        cuts = () if label in WHOLE else (f"data.default_budget={budgets}",)
+        yield Row(label, (f"contender={contender}", *cuts, f"model.l2={case.l2[1]:g}"))
 
 
 def main() -> None:
@@ -102,7 +100,9 @@ def main() -> None:
     parser.add_argument("--only", choices=[case.name for case in CASES], action="append")
     parser.add_argument("--methods", help="some of them, with commas between")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
-    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="of plain tables")
+    parser.add_argument(
+        "--widths", default=",".join(map(str, WIDTHS)), help="of plain tables, those that are contenders"
+    )
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
@@ -124,11 +124,9 @@ def _run(case: Case, rows: Callable[[Case, str], Iterator[Row]], methods: list[s
 
 
 def _sweep(case: Case, row: Row, seeds: str) -> None:
-    places = [f"output_dir={OUTPUTS / case.name}", "resume=auto", "trainer.threads=1", "hydra/launcher=local"]
-    arguments = [*case.arguments, *row.arguments, f"seed={seeds}", *places, "sweep.jobs=2"]
-    print(f"\n$ python -m dnis_lightning -m {shlex.join(arguments)}", flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the jobs share the cores
-    subprocess.run([sys.executable, "-m", "dnis_lightning", "-m", *arguments], check=True, env=environment)
+    places = [f"output_dir={OUTPUTS / case.name}", "hydra/launcher=local", "sweep.jobs=2"]
+    if sweep([*case.arguments, *row.arguments, f"seed={seeds}", *places]):
+        sys.exit(1)
 
 
 def _budgets(case: Case) -> dict[int, str]:
@@ -152,13 +150,13 @@ def _markdown(case: Case) -> Iterator[str]:
     yield f"| | {' | '.join(f'{share} %, {limit / 2**20:.3f} MiB' for share, limit in limits.items())} | minutes |"
     yield f"|---|{'---|' * (len(SHARES) + 1)}"
     for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
-        own = [run for run in runs if _label(run) == label]
+        own = [run for run in runs if run["label"] == label]
         if not own:
             continue
         cells = [cell([_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits.values()]
         minutes = sum(run["seconds"]["total"] for run in own) / len(own) / 60
         yield f"| {label} | {' | '.join(cells)} | {minutes:.1f} |"
-    none = [run for run in runs if _label(run) == "uniform" and run["base_dim"] == 0]
+    none = [run for run in runs if run["label"] == "uniform" and run["base_dim"] == 0]
     if none:
         yield f"| no embedding, K = 0 | {cell([_best(case, none, seed, HEADER) for seed in _seeds(none)])} |"
 
@@ -176,21 +174,19 @@ def _best(case: Case, runs: list[dict[str, Any]], seed: int, limit: float) -> fl
     return float(min(fitting, key=lambda one: one[f"select/{case.metric}"])[f"test/{case.metric}"])
 
 
-def _label(run: Mapping[str, Any]) -> str:
-    """Which method a run is of, by its command."""
-    command = shlex.split(run["command"])
-    if "search=none" not in command:
-        named = {"search=mde": "MDE", "search=random": "random", "search=pep": "PEP", "search=dnis": "DNIS"}
-        return next(named[word] for word in command if word in named)
-    if "prune=prefix" in command:
-        return "turned axes alone"
-    schedules = [word.partition("=")[2] for word in command if word.startswith("prune.schedule=")]
-    return f"magnitude {schedules[0]}" if schedules else "uniform"
-
-
 def _results(case: Case) -> Iterator[dict[str, Any]]:
-    for path in sorted((OUTPUTS / case.name).glob("*/*/result.json")):
-        yield json.loads(path.read_text())
+    for config, result in finished(OUTPUTS / case.name):
+        yield result | {"label": _label(config)}
+
+
+def _label(config: Mapping[str, Any]) -> str:
+    """Which method a run is of, by its configuration."""
+    search, prune = config["search"], config["prune"]
+    if search["name"] != "none":
+        return {"mde": "MDE", "random": "random", "pep": "PEP", "dnis": "DNIS"}[search["name"]]
+    if not search["budget"]:
+        return "uniform"
+    return "turned axes alone" if prune["by"] == "prefix" else f"magnitude {prune['schedule']}"
 
 
 def _draw(case: Case) -> None:
@@ -206,7 +202,7 @@ def _draw(case: Case) -> None:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     limits = list(_limits(runs[0]).values())
     for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
-        own = [run for run in runs if _label(run) == label]
+        own = [run for run in runs if run["label"] == label]
         points = [(limit, [_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits]
         known = [(limit, [one for one in values if one is not None]) for limit, values in points]
         known = [(limit, values) for limit, values in known if values]

@@ -18,10 +18,12 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 SEEDS = (0, 1, 2)
 OUTPUTS = Path("outputs/results")
@@ -121,13 +123,15 @@ def main() -> None:
 def _sweep(table: Table, row: Row) -> None:
     then = ("optimizer.catch_up=true", "prune=elements")  # what was the default when the tables were made
     arguments = [*table.shared, *row.arguments, *then, f"seed={','.join(map(str, SEEDS))}"]
-    places = [f"output_dir={_folder(table, row)}", "resume=auto", "trainer.threads=1", "hydra/launcher=joblib"]
-    print(f"\n$ python -m dnis_lightning -m {shlex.join([*arguments, *places])}", flush=True)
-    subprocess.run([sys.executable, "-m", "dnis_lightning", "-m", *arguments, *places], check=True, env=_environment())
+    if sweep([*arguments, f"output_dir={_folder(table, row)}", "hydra/launcher=joblib"]):
+        sys.exit(1)
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}  # the jobs share the cores
+def sweep(arguments: Sequence[str]) -> int:
+    """Run what is missing of a sweep, each job on one core; 1 where a job failed, else 0."""
+    words = ["-m", "dnis_lightning", "-m", *arguments, "resume=auto", "trainer.threads=1"]
+    print(f"\n$ python {shlex.join(words)}", flush=True)
+    return subprocess.run([sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
 
 
 def _folder(table: Table, row: Row) -> Path:
@@ -172,8 +176,14 @@ def _recoveries(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
 
 
 def _results(table: Table, row: Row) -> Iterator[dict[str, Any]]:
-    for path in sorted(_folder(table, row).glob("*/*/result.json")):
-        yield json.loads(path.read_text())
+    for _, result in finished(_folder(table, row)):
+        yield result
+
+
+def finished(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The configuration and the result of each finished run in an output_dir."""
+    for path in sorted(folder.glob("*/*/result.json")):
+        yield yaml.safe_load(path.with_name("config.yaml").read_text()), json.loads(path.read_text())
 
 
 def _value(run: Mapping[str, Any], metric: str, cut: str) -> float | None:

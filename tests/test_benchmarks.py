@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from benchmarks import frontier
 from benchmarks.criteo_log import CATEGORIES as SHAPES
@@ -18,6 +20,7 @@ from benchmarks.criteo_log import generate
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from tests.command import environment
 from tests.data.conftest import real_data  # noqa: F401
+from tests.test_config import composed
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -127,11 +130,22 @@ def test_compress_is_measured_on_real_data(tmp_path: Path, real_data: Path) -> N
     assert errors["–", "as it was"] < errors["2", "by search"] < errors["5", "by search"] < 1
 
 
-def _run_of(folder: Path, command: str, seed: int, parts: list[tuple[int, float, float]], base_dim: int = 64) -> None:
-    """A result.json as runs leave it; parts: bytes, and the metric on select and on test, the first of the whole."""
+def _run_of(
+    folder: Path,
+    method: tuple[str, str | None, str],
+    seed: int,
+    parts: list[tuple[int, float, float]],
+    base_dim: int = 64,
+) -> None:
+    """What runs leave; method: search, prune.by, None where nothing is cut, and schedule.
+
+    parts: bytes, and the metric on select and on test, the first of the whole table.
+    """
+    search, by, schedule = method
+    budget = None if by is None else ["1MiB"]
+    config = {"search": {"name": search, "budget": budget}, "prune": {"by": by or "elements", "schedule": schedule}}
     told = [{"bytes": size, "metrics": {"select/mse": on_select, "test/mse": test}} for size, on_select, test in parts]
     result = {
-        "command": f"python -m dnis_lightning {command}",
         "seed": seed,
         "features": 1000,
         "base_dim": base_dim,
@@ -140,7 +154,11 @@ def _run_of(folder: Path, command: str, seed: int, parts: list[tuple[int, float,
         "seconds": {"total": 60.0},
     }
     folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "result.json").write_text(json.dumps(result))
+
+
+PLAIN = ("none", None, "one_shot")
 
 
 def test_a_frontier_counts_what_is_best_on_select_of_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,13 +166,13 @@ def test_a_frontier_counts_what_is_best_on_select_of_what_fits(tmp_path: Path, m
     monkeypatch.setattr(frontier, "OUTPUTS", tmp_path)
     runs, whole = tmp_path / case.name / "runs", 4 * 64 * 1000
     for seed in (0, 1):
-        _run_of(runs / f"wide{seed}", "search=none search.rates=[]", seed, [(whole, 0.80, 0.81)])
-        _run_of(runs / f"narrow{seed}", "search=none search.rates=[]", seed, [(whole // 2, 0.79, 0.84)], 32)
-        _run_of(runs / f"none{seed}", "search=none search.rates=[]", seed, [(200, 0.99, 0.98 + seed)], 0)
+        _run_of(runs / f"wide{seed}", PLAIN, seed, [(whole, 0.80, 0.81)])
+        _run_of(runs / f"narrow{seed}", PLAIN, seed, [(whole // 2, 0.79, 0.84)], 32)
+        _run_of(runs / f"none{seed}", PLAIN, seed, [(200, 0.99, 0.98 + seed)], 0)
         cuts = [(whole, 0.80, 0.81), (whole // 2, 0.70, 0.71), (whole // 5, 0.75, 0.76)]
-        _run_of(runs / f"dnis{seed}", "search=dnis", seed, cuts)
-        _run_of(runs / f"cut{seed}", "search=none prune=elements prune.schedule=gradual", seed, cuts[:2])
-        _run_of(runs / f"turned{seed}", "search=none prune=prefix", seed, cuts)
+        _run_of(runs / f"dnis{seed}", ("dnis", "prefix", "one_shot"), seed, cuts)
+        _run_of(runs / f"cut{seed}", ("none", "elements", "gradual"), seed, cuts[:2])
+        _run_of(runs / f"turned{seed}", ("none", "prefix", "one_shot"), seed, cuts)
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in frontier._markdown(case)}
     assert lines["uniform"][:3] == ["0.8400 ± 0.0000", "0.8400 ± 0.0000", "1.4800 ± 0.7071"]
     assert lines["DNIS"][:4] == ["0.7100 ± 0.0000", "0.7100 ± 0.0000", "0.7600 ± 0.0000", "–"]
@@ -166,8 +184,8 @@ def test_a_frontier_counts_what_is_best_on_select_of_what_fits(tmp_path: Path, m
     assert (tmp_path / f"{case.name}.png").stat().st_size > 10_000
 
 
-def test_every_row_of_a_frontier_is_known_again_by_its_command() -> None:
-    for case in frontier.CASES:
-        for row in frontier.rows_of(case, "[1MiB]"):
-            run = {"command": f"python -m dnis_lightning {' '.join(row.arguments)}"}
-            assert frontier._label(run) == row.label
+def test_every_contender_of_a_frontier_is_known_again_by_its_configuration() -> None:
+    for row in frontier.rows_of(frontier.CASES[0], "[1MiB]", one_l2=True):
+        config = composed(*frontier.CASES[0].arguments, *row.arguments)
+        assert frontier._label(OmegaConf.to_container(config, resolve=True)) == row.label
+        assert config.search.budget == (None if row.label in ("uniform", *frontier.WHOLE) else ["1MiB"])
