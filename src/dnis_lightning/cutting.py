@@ -21,6 +21,7 @@ from dnis_lightning.measures import headline, worse_by
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, choose_again, cut_mask
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
@@ -35,8 +36,7 @@ Metrics = dict[str, float]
 class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. blocks: of the features. frequency (N,): how often each is
-    to be expected in as many rows as train has.
+    whole: N·K, the entries that rates are counted against. blocks: of the features. importance: of entries.
     unpruned: makes the model; initial: makes its initial state. evaluate: metrics on select. score: of metrics, smaller
     is better.
     """
@@ -47,7 +47,7 @@ class Cutter:
     folder: RunFolder
     whole: int
     blocks: Blocks
-    frequency: Tensor
+    importance: Importance
     unpruned: Callable[[], Recommender]
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
@@ -68,7 +68,7 @@ class Cutter:
     def _make(self, name: str, bound: Budget | float) -> None:
         started, model = time.perf_counter(), self.unpruned()
         fits = self._fits(model, bound) if isinstance(bound, Budget) else _always
-        mask = cut_mask(model, bound, self.pruning, self.frequency, self.whole, fits)
+        mask = cut_mask(model, bound, self.pruning, self.importance, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
@@ -139,7 +139,7 @@ class Cutter:
             log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
         if isinstance(model.selection, SoftThreshold | BlockChoice):
             return model.selection.chosen(model.table.entries(), kept, model.table.kept())
-        return choose_again(model, kept, self.pruning, self.frequency)
+        return choose_again(model, kept, self.pruning, self.importance)
 
     def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.data.loader import Loader
 from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.outcomes import Outcomes, Recorded
@@ -42,6 +43,10 @@ class Evaluation:
             return found
         among = self._outcomes(model, given, f"_of_{given.items}")
         return replace(found, metrics={**found.metrics, **among.metrics}, units={**found.units, **among.units})
+
+    def inputs(self) -> Iterable[Batch]:
+        """The rows of train, in one random order, in batches without negatives."""
+        return Loader([self.prepared.parts["train"]], batch_size=self.batch_size, shuffle=True, seed=0)
 
     def batches(self, split: str) -> Iterable[Batch | Query]:
         """The rows of select or test, in order, or its users."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dnis_lightning import build
@@ -36,6 +35,7 @@ from dnis_lightning.plain_files import write_dense, write_described, write_struc
 from dnis_lightning.recommender import GATES, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import parse_budget
+from dnis_lightning.search.importance import IMPORTANCE, Importance
 from dnis_lightning.search.prune import By, cut_mask
 from dnis_lightning.serving import Predictor, described
 from dnis_lightning.settings import Settings
@@ -194,7 +194,6 @@ def _scheme_and_rest(
         whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
         log.info("%s: cut from the whole table as the run left it, without training", budget)
         pruning = build.pruning(_settings(run))
-        frequency = torch.from_numpy(_frequency(run))
         bound = parse_budget(budget)
         if bound.loss is not None:
             raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
@@ -203,7 +202,7 @@ def _scheme_and_rest(
             projections = model.table.projection_arrays()
             return Shipping(blueprint.block_of).bytes_of(mask.numpy(), projections) <= (bound.size or 0)
 
-        mask = cut_mask(model, bound, replace(pruning, by=by or pruning.by), frequency, whole, fits)
+        mask = cut_mask(model, bound, replace(pruning, by=by or pruning.by), _importance(run), whole, fits)
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 
@@ -244,14 +243,11 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
     return dict(found)
 
 
-def _frequency(run: RunFolder) -> np.ndarray:
-    """(N,) how often each feature occurs in train."""
+def _importance(run: RunFolder) -> Importance:
     try:
-        only = pyarrow.csv.ConvertOptions(include_columns=["frequency"])
-        found = pyarrow.csv.read_csv(run.path / "dims.csv", convert_options=only)
-        return found["frequency"].to_numpy().astype(np.float32)
-    except (OSError, pa.ArrowException) as fault:
-        raise RunError(f"{run.path / 'dims.csv'}: cannot be read ({fault}); run the search again") from fault
+        return Importance.load(run.path / IMPORTANCE)
+    except (OSError, ValueError, KeyError, SafetensorError) as fault:
+        raise RunError(f"{run.path / IMPORTANCE}: cannot be read ({fault}); run the search again") from fault
 
 
 def _select_crc(run: RunFolder) -> int:

@@ -25,6 +25,7 @@ from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.importance import IMPORTANCE, Importance, sensitivity
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import as_shipped, write_embedding
@@ -211,7 +212,7 @@ class Run:
             self.folder,
             whole=whole,
             blocks=self.blocks,
-            frequency=torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32),
+            importance=self._importance,
             unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=lambda model: self.evaluation.metrics(model, "select"),
@@ -232,6 +233,11 @@ class Run:
         return look.who_pays()
 
     # what they share
+
+    @property
+    def _importance(self) -> Importance:
+        expected = torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32)
+        return Importance(expected, lambda model: sensitivity(model, self.evaluation.inputs()))
 
     def _packed(self, scheme: Scheme, facts: Mapping[str, Any]) -> PackedTable:
         return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])
@@ -283,6 +289,7 @@ class Run:
             model.table.kept().shape[1],
         )
         draw_tests(self.folder.figures, told)
+        self._importance.save(self.folder.path / IMPORTANCE, self._best_model())
         self._pack(told, model)
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)

@@ -13,6 +13,7 @@ from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
+from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import (
     Pruning,
     above,
@@ -77,6 +78,18 @@ def test_budgets_as_users_say_them(text: str, budget: Budget) -> None:
     assert parse_budget(text) == budget
 
 
+def evenly(frequency: torch.Tensor) -> Importance:
+    """Of features of these frequencies, all dimensions alike."""
+
+    def alike(model: Recommender) -> torch.Tensor:
+        return torch.ones(model.space.fields, model.table.kept().shape[1])
+
+    return Importance(frequency, alike)
+
+
+ASCENDING = evenly(torch.arange(30))
+
+
 @pytest.mark.parametrize("by", ["elements", "prefix"])
 def test_the_largest_cut_that_fits_is_taken(by: str) -> None:
     torch.manual_seed(0)
@@ -87,7 +100,7 @@ def test_the_largest_cut_that_fits_is_taken(by: str) -> None:
             return int(mask.sum()) >= most if budget.loss else int(mask.sum()) <= most
 
         model = Recommender(FeatureSpace((0, 10_000, 20_000)), FM(), dims=6, std=1.0)
-        return int(cut_mask(model, budget, pruning, torch.ones(20_000), whole, fits).sum())
+        return int(cut_mask(model, budget, pruning, evenly(torch.ones(20_000)), whole, fits).sum())
 
     for most in (0, 100, 54_321, whole - 1, whole):
         found = cut(parse_budget("1MiB"), most)
@@ -158,13 +171,13 @@ def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.
     torch.manual_seed(0)
     model = Recommender(FeatureSpace((0, 10, 30)), interaction, dims=6, std=1.0)
     whole = model.table.weight.numel()
-    mask = cut_mask(model, compression_rate(3), Pruning("prefix", OneShot(None)), torch.arange(30), whole, never)
+    mask = cut_mask(model, compression_rate(3), Pruning("prefix", OneShot(None)), ASCENDING, whole, never)
     assert 0 < int(mask.sum()) <= whole // 3
     narrow = mask.view(-1, 6)
     assert torch.equal(narrow, until_last(narrow))
     lengths = narrow.sum(1).view(30, -1).sum(1).float()
     assert lengths[:5].mean() < lengths[-5:].mean(), "what is frequent counts for more"
-    by_threshold = cut_mask(model, 1.5, Pruning("prefix", OneShot(None)), torch.arange(30), whole, never).view(-1, 6)
+    by_threshold = cut_mask(model, 1.5, Pruning("prefix", OneShot(None)), ASCENDING, whole, never).view(-1, 6)
     assert torch.equal(by_threshold, until_last(by_threshold))
     assert 0 < int(by_threshold.sum()) < whole
 
@@ -173,11 +186,11 @@ def test_where_rows_cannot_be_turned_single_entries_go(caplog: pytest.LogCapture
     model = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
     before = model.table.weight.detach().clone()
     with caplog.at_level("INFO"):
-        mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), torch.arange(30), 180, never)
+        mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), ASCENDING, 180, never)
     assert "rows of this model cannot be turned; single entries go instead" in caplog.text
     assert torch.equal(model.table.weight, before)
     assert torch.equal(mask, largest(before.clone(), 90))
     again = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
     table, pruning = again.merged_table(), Pruning("prefix", OneShot(None))
-    assert torch.equal(cut_mask(again, 0.5, pruning, torch.arange(30), 180, never), above(table, 0.5))
-    assert torch.equal(choose_again(again, 40, pruning, torch.arange(30)), largest(table.clone(), 40))
+    assert torch.equal(cut_mask(again, 0.5, pruning, ASCENDING, 180, never), above(table, 0.5))
+    assert torch.equal(choose_again(again, 40, pruning, ASCENDING), largest(table.clone(), 40))

@@ -13,8 +13,9 @@ from torch import Tensor
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import top
 from dnis_lightning.errors import ConfigError
-from dnis_lightning.recommender import Recommender, tables_of
+from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,6 @@ _ROWS_AT_ONCE = 1 << 16
 _HALVINGS = 40
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
-_LEAST_COUNT = 0.5
-"""What a feature counts for that train never shows."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,16 @@ class Pruning:
     by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first;
     `prefix` turns the table onto its principal axes, and keeps the first dimensions of each feature; see
     `longest_prefixes`.
-    frequency_power: of `prefix`, p in what an entry counts for, n_i^p |Ẽ_{i,j}| of a feature that occurs n_i times.
+    frequency_power: of `prefix`, p in what an entry counts for; see `Importance`.
     schedule: in how many steps, and what is trained between them.
-    thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, or of α where gates go.
+    thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, of α where gates go, of s of `Importance` where
+    first dimensions stay.
     """
 
     by: By
     schedule: Schedule
     thresholds: tuple[float, ...] = ()
-    frequency_power: float = 0.25
+    frequency_power: float = 0.5
 
 
 Choice = Callable[[int], Tensor]
@@ -54,43 +54,43 @@ def cut_mask(
     model: Recommender,
     bound: Budget | float,
     pruning: Pruning,
-    frequency: Tensor,
+    importance: Importance,
     whole: int,
     fits: Callable[[Tensor], bool],
 ) -> Tensor:
     """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
 
-    frequency (N,): how often each feature occurs in train. whole: N·K, the number of entries that rates and shares are
-    of. fits: whether a mask keeps to a budget in bytes, of which the largest that does is taken, or to one in loss, of
+    importance: of entries, where first dimensions stay. whole: N·K, the number of entries that rates and shares are of.
+    fits: whether a mask keeps to a budget in bytes, of which the largest that does is taken, or to one in loss, of
     which it is the smallest. Where the first dimensions are kept, the model is turned onto its principal axes, if it
     has any.
     Raises ConfigError when a model without gates is to be cut by them.
     """
-    choose = _choice(model, pruning, frequency)
+    choose = _choice(model, pruning, importance)
     if not isinstance(bound, Budget):
-        return _above(model, bound, pruning, frequency)
+        return _above(model, bound, pruning, importance)
     if bound.rate is not None:
         return choose(round(whole / bound.rate))
     return _tried(choose, int(model.table.kept().sum()), fits, largest=bound.loss is None)
 
 
-def choose_again(model: Recommender, kept: int, pruning: Pruning, frequency: Tensor) -> Tensor:
+def choose_again(model: Recommender, kept: int, pruning: Pruning, importance: Importance) -> Tensor:
     """(N, K) bool: as `cut_mask`, of a model that it has cut already, no more than so many entries."""
     if pruning.by == "prefix" and model.turned:
-        narrow, own = _by_table(model, pruning, frequency)
+        narrow, own = importance.by_table(model, pruning.frequency_power)
         return longest_prefixes(narrow, kept, own).view_as(model.table.kept())
     return largest(model.merged_table(), kept, model.table.kept())
 
 
-def _choice(model: Recommender, pruning: Pruning, frequency: Tensor) -> Choice:
+def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Choice:
     there = model.table.kept()
     if pruning.by == "elements":
         return lambda kept: largest(model.merged_table(), kept, there)
     if pruning.by == "prefix":
-        if not model.turn(frequency.float().clamp(min=_LEAST_COUNT)):
+        if not model.turn(importance.counts):
             log.info("prune=prefix: rows of this model cannot be turned; single entries go instead")
             return lambda kept: largest(model.merged_table(), kept, there)
-        narrow, own = _by_table(model, pruning, frequency)
+        narrow, own = importance.by_table(model, pruning.frequency_power)
         return lambda kept: longest_prefixes(narrow, kept, own).view_as(there)
     if not isinstance(model.selection, SoftSelection):
         raise ConfigError("prune=gates: this model has no gates; take prune=elements")
@@ -98,22 +98,14 @@ def _choice(model: Recommender, pruning: Pruning, frequency: Tensor) -> Choice:
     return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
 
 
-def _above(model: Recommender, epsilon: float, pruning: Pruning, frequency: Tensor) -> Tensor:
+def _above(model: Recommender, epsilon: float, pruning: Pruning, importance: Importance) -> Tensor:
     if pruning.by == "elements" or (pruning.by == "prefix" and not model.turned):
         return above(model.merged_table(), epsilon)
     if pruning.by == "prefix":
-        narrow, own = _by_table(model, pruning, frequency)
+        narrow, own = importance.by_table(model, pruning.frequency_power)
         return (until_last(above(narrow, epsilon)) & own).view_as(model.table.kept())
     assert isinstance(model.selection, SoftSelection), "there are gates"
     return above(model.selection.gates.detach(), epsilon)[model.selection.block_of]
-
-
-def _by_table(model: Recommender, pruning: Pruning, frequency: Tensor) -> tuple[Tensor, Tensor]:
-    """(N · C, K) what each entry counts for, and whether it is there, of each of C tables side by side."""
-    table, there, copies = model.merged_table(), model.table.kept(), tables_of(model.interaction)
-    counts = frequency.to(table).clamp(min=_LEAST_COUNT)
-    table.mul_((counts**pruning.frequency_power)[:, None])
-    return table.view(len(table) * copies, -1), there.view(len(table) * copies, -1)
 
 
 def _tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, largest: bool) -> Tensor:
