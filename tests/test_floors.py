@@ -14,7 +14,7 @@ import dnis_lightning
 
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
-    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures"},
+    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures", "columns"},
     {"lookup", "ranking", "packed", "outcomes"},
     {"data", "blocks", "scheme", "folder", "arguments"},
     {"embedding", "interaction", "tasks", "groups"},

@@ -15,6 +15,7 @@ import torch
 
 from dnis_lightning import __version__
 from dnis_lightning.blueprint import Blueprint, construct
+from dnis_lightning.columns import aligned
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
 from dnis_lightning.measures import cost, headline, monitor
@@ -145,7 +146,7 @@ def summary(result: Mapping[str, Any]) -> str:
     """The unpruned model and every cut in a table of text: what is kept, real bytes, metrics; and their differences."""
     lines = [{"budget": "unpruned", **result["unpruned"]}, *result["pruned"]]
     metrics = headline(list(result["unpruned"]["metrics"]))
-    rows = [["", "kept", "CR", "MiB", "layout", *metrics]]
+    head, rows = ["", "kept", "CR", "MiB", "layout", *metrics], []
     for line in lines:
         rate = line["compression_rate"]
         rows.append(
@@ -158,7 +159,8 @@ def summary(result: Mapping[str, Any]) -> str:
                 *(f"{line['metrics'][name]:.5f}" for name in metrics),
             ]
         )
-    return "\n".join([_aligned(rows), *_difference_lines(result), *_recovery_lines(result.get("recovery") or {})])
+    told = [*_difference_lines(result), *_recovery_lines(result.get("recovery") or {})]
+    return "\n".join([*aligned(head, rows, left=()), *told])
 
 
 def _difference_lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -188,8 +190,3 @@ def _or_dash(value: float) -> str:
 
 def _rounded(values: Sequence[float]) -> str:
     return " ".join(f"{value:.1f}" for value in values)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnis_lightning.columns import aligned
 from dnis_lightning.data.readings import (
     floats,
     is_bytes,
@@ -66,8 +66,7 @@ class Schema:
             (_short(c.name), c.taken_as, f"{c.distinct:,}", f"{c.missing:.1%}", c.example, c.remark)
             for c in self.columns
         ]
-        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        return "\n".join(_aligned(row, widths) for row in (head, *body))
+        return "\n".join(aligned(head, body, left=(0, 1, 4, 5)))
 
 
 def infer(sample: pa.Table, roles: Roles, multi_separator: str = "|") -> Schema:
@@ -202,12 +201,3 @@ def _share(flags: pa.ChunkedArray) -> float:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    right = (2, 3)
-    cells = [
-        cell.rjust(width) if at in right else cell.ljust(width)
-        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()

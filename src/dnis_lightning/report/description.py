@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnis_lightning.blocks import Blocks
+from dnis_lightning.columns import aligned
 from dnis_lightning.data.statistics import FieldFacts, Skew, features_of
 
 SCHEMA = 1
@@ -207,17 +208,6 @@ def _range(block: BlockFacts) -> str:
     if not block.features:
         return _NONE
     return f"{block.least:,}" if block.least == block.most else f"{block.least:,}–{block.most:,}"
-
-
-def aligned(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Iterator[str]:
-    """Lines of a table of text; left: the columns that are not set to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    for row in (head, *body):
-        cells = (
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def _filled(sentence: str) -> str:
