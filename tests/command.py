@@ -56,6 +56,7 @@ def result_of(finished: subprocess.CompletedProcess[str]) -> tuple[Path, dict[st
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on how a run came to its end: metrics, sizes, gates."""
+    """What must not depend on how a run came to its end: metrics, sizes, gates, and what moved them."""
     cuts = [{name: cut[name] for name in cut if name != "seconds"} for cut in result["pruned"]]
-    return {"unpruned": result["unpruned"], "pruned": cuts, "gates": result["gates_per_block"]}
+    told = {"gates": result["gates_per_block"], "diagnostics": result["diagnostics"]}
+    return {"unpruned": result["unpruned"], "pruned": cuts, **told}

@@ -37,8 +37,8 @@ def test_a_run_leaves_all_its_files(finished) -> None:
     expected = {"config.yaml", "metrics.csv", "run.log", "result.json", "recommender.json", "dims.csv"}
     expected |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
     expected |= {f"schemes/{name}.safetensors" for name in ("cr-2", "cr-4", "eps-0.01")}
-    expected |= {f"figures/{name}.png" for name in ("learning_curves", "gates", "gates_over_time", "dims_cr-2")}
-    expected |= {"figures/who_pays.png"}
+    names_of_figures = ("learning_curves", "gates", "gates_over_time", "search_health", "dims_cr-2", "who_pays")
+    expected |= {f"figures/{name}.png" for name in names_of_figures}
     assert expected <= names
     assert not [name for name in names if Path(name).name.startswith(".")], "no temporary file is left"
 
@@ -47,7 +47,7 @@ def test_the_result_has_the_fixed_keys(finished) -> None:
     _, result = finished
     identity = {"schema", "data", "model", "search", "profile", "task", "seed", "split", "split_seed", "trial"}
     sizes = {"rows", "features", "fields", "base_dim", "chosen_dim", "blocks"}
-    outcome = {"unpruned", "pruned", "trials", "seconds", "peak_rss_mib", "environment", "command"}
+    outcome = {"diagnostics", "unpruned", "pruned", "trials", "seconds", "peak_rss_mib", "environment", "command"}
     assert identity | sizes | outcome <= set(result)
     assert set(result["rows"]) == {"train", "search", "select", "test"}
     assert result["rows"] == {"train": 4800, "search": 300, "select": 300, "test": 600}
@@ -73,6 +73,24 @@ def test_the_result_says_who_pays(finished) -> None:
     assert told["low"] < told["difference"] < told["high"]
     assert sum(group["rows"] for group in groups if group["by"] == "rarest") == everyone["rows"]
     assert {group["by"] for group in groups} == {"all", "block", "rarest"}
+
+
+def test_a_search_says_in_result_and_log_whether_it_is_to_be_trusted(finished) -> None:
+    folder, result = finished
+    told = result["diagnostics"]
+    assert (told["phase"], told["epochs"], len(told["blocks"])) == ("dnis/search", 3, 4)
+    assert [block["gates"] for block in told["blocks"]] == pytest.approx(result["gates_per_block"], abs=1e-6)
+    assert sum(block["features"] for block in told["blocks"]) == result["features"]
+    assert all(0.5 < block["data_share"] < 1 for block in told["blocks"]), "of a small penalty"
+    assert all(block["signal"] > 0 and not block["dead"] for block in told["blocks"])
+    assert any(block["drift"] > 0 for block in told["blocks"])
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "dnis/search"]
+    gaps = [float(row["select/mse"]) - float(row["search/loss"]) for row in (rows[0], rows[-1])]
+    growth = (gaps[1] - gaps[0]) / float(rows[-1]["select/mse"])
+    assert told["gap"] == pytest.approx({"first": gaps[0], "last": gaps[1], "growth": growth})
+    log = (folder / "run.log").read_text()
+    assert re.search(r"block  features  data share  signal +gates +drift\n +1 +\d+ +0\.\d\d ", log)
 
 
 def test_cuts_keep_what_their_budget_allows(finished) -> None:
@@ -143,14 +161,19 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(tmp_path: 
 def test_biases_alone_are_a_legal_model(tmp_path: Path) -> None:
     _, result = result_of(dnis(tmp_path, *TINY, "search=none", "search.base_dim=0"))
     assert result["unpruned"]["kept"] == 0
+    assert result["diagnostics"] is None, "no gates"
     assert np.isfinite(result["unpruned"]["metrics"]["test/mse"])
 
 
 @pytest.mark.parametrize("profile", ["paper", "authors"])
 def test_profiles_run_and_say_who_they_are(profile: str, tmp_path: Path) -> None:
-    _, result = result_of(dnis(tmp_path, *TINY, f"profile={profile}", "model=fm", "prune=gates"))
+    folder, result = result_of(dnis(tmp_path, *TINY, f"profile={profile}", "model=fm", "prune=gates"))
     assert (result["profile"], result["split"]) == (profile, profile)
     assert result["search_is_select"]
+    assert result["diagnostics"]["gap"] is None
+    warnings = result["diagnostics"]["warnings"]
+    assert any("take data.split=three_way" in warning for warning in warnings)
+    assert re.findall(r"WARNING dnis/search: (.*)", (folder / "run.log").read_text()) == warnings
     assert all(cut["metrics_before_finetune"]["select/mse"] == cut["metrics"]["select/mse"] for cut in result["pruned"])
 
 
@@ -224,6 +247,7 @@ def test_options_run(options: tuple[str, ...], tmp_path: Path) -> None:
         base.remove("search.blocks=4")
     _, result = result_of(dnis(tmp_path, *base, *options))
     assert np.isfinite(result["unpruned"]["metrics"]["test/mse"])
+    assert (result["diagnostics"] is None) == (options == ("search.base_dim=0",)), "no dimensions, no gates"
     assert result["blocks"] == {"search.blocks_per=field": 8, "search.blocking=[10,-1]": 2}.get(options[0], 4)
 
 

@@ -59,7 +59,10 @@ def test_a_search_ends_with_metrics_of_both_kinds_of_test(log: Path) -> None:
         assert model["metrics"]["test/hr@5_of_6"] > 0.6  # one of six: nearly all
     rows = (folder / "metrics.csv").read_text()
     assert "select/ndcg@5" in rows
-    assert {"learning_curves.png", "gates.png"} <= {path.name for path in (folder / "figures").iterdir()}
+    pictures = {"learning_curves.png", "gates.png", "search_health.png"}
+    assert pictures <= {path.name for path in (folder / "figures").iterdir()}
+    assert told["diagnostics"]["gap"] is None
+    assert "search and select loss: none, select is measured in ndcg@5, which is no" in (folder / "run.log").read_text()
 
 
 @pytest.mark.parametrize("loss", ["bce", "bpr"])

@@ -250,6 +250,12 @@ class Run:
             return None
         return {part: Queries(self.feedback.interactions, part).told for part in ("select", "test")}
 
+    def _diagnostics(self) -> dict[str, Any] | None:
+        """Whether the search of the best trial is to be trusted; None where no gates were moved."""
+        assert self.best is not None, "trials come first"
+        searches = [f"{self.best.name}/{phase.name}" for phase in self.best.phases if phase.gate_step is not None]
+        return self.journal.done[searches[-1]].get("diagnostics") if searches else None
+
     def _on_row(self, rows: list[dict[str, Any]]) -> None:
         self.folder.write_rows("metrics.csv", rows)
         if self.logger:
@@ -265,6 +271,7 @@ class Run:
             "unpruned": unpruned,
             "pruned": cuts,
             "gates_per_block": None if model.gates is None else [round(float(g), 6) for g in model.gates.mean(1)],
+            "diagnostics": self._diagnostics(),
             "trials": trials,
             **result.costs(self.journal.done, prepare=self.prepare_seconds, total=total),
             "environment": result.environment(self.settings),
@@ -287,6 +294,7 @@ class Run:
             (uncut if self.blueprint.block_dims else {}) | dims,
             self.prepared.vocabulary.frequency,
             model.table.kept().shape[1],
+            told["diagnostics"],
         )
         draw_tests(self.folder.figures, told)
         self._importance.save(self.folder.path / IMPORTANCE, self._best_model())

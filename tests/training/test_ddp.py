@@ -36,6 +36,9 @@ def test_two_ranks_end_where_one_ends(xi: float, optimizer: str, tmp_path: Path)
     for cut, single in zip(together["pruned"], alone["pruned"], strict=True):
         assert cut["kept"] == single["kept"]
         assert cut["metrics"] == pytest.approx(single["metrics"], rel=1e-5)
+    for key in ("data_share", "signal", "gates", "drift"):
+        single = [block[key] for block in alone["diagnostics"]["blocks"]]
+        assert [block[key] for block in together["diagnostics"]["blocks"]] == pytest.approx(single, rel=1e-5), key
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2, "one folder a run, whatever the ranks"
 
 

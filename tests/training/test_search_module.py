@@ -81,7 +81,8 @@ def train_loss(p: dict[str, Tensor], batch: Batch) -> Tensor:
 def algorithm_1(
     start: Recommender, batches: list[dict[str, Batch]], *, xi: float, penalty: float, stage: str, lr: float
 ) -> dict[str, Tensor]:
-    """Lines 6 to 9 for each pair of batches, both steps by plain gradient descent."""
+    """Lines 6 to 9 for each pair of batches, both steps by plain gradient descent; and sums over what moved α."""
+    sums = dict.fromkeys(("steps", "penalty", "gradient", "squares"), torch.zeros(2, 3, dtype=torch.float64))
     p = {
         "E": start.table.weight.detach().clone(),
         "w": start.first_order.weight.detach().clone(),
@@ -97,11 +98,12 @@ def algorithm_1(
         ahead = {name: p[name] - xi * g for name, g in zip(theta, slopes, strict=True)} | {"α": p["α"]}
         held_out = ((predicted(ahead, pair["search"]) - pair["search"].label) ** 2).mean()
         (g,) = torch.autograd.grad(held_out, p["α"])
-        g = g + penalty if stage == "raw" else g
-        g = g / (g.abs().mean(1, keepdim=True) + 1e-7)
-        g = g + penalty if stage == "normalised" else g
-        p["α"] = (p["α"] - lr * g).detach().clamp(0, 1)
-    return {name: tensor.detach() for name, tensor in p.items()}
+        scale = ((g + penalty if stage == "raw" else g).abs().mean(1, keepdim=True) + 1e-7).expand_as(g)
+        pressed = penalty / scale if stage == "raw" else torch.full_like(g, penalty)
+        step = g / scale + pressed
+        p["α"] = (p["α"] - lr * step).detach().clamp(0, 1)
+        sums = {name: sums[name] + part for name, part in zip(sums, (step, pressed, g, g**2), strict=True)}
+    return {name: tensor.detach() for name, tensor in (p | sums).items()}
 
 
 @pytest.mark.parametrize("stage", ["raw", "normalised"])
@@ -117,6 +119,20 @@ def test_the_search_is_algorithm_1(xi: float, stage: Any, rng: np.random.Generat
     assert torch.allclose(start.first_order.weight, expected["w"], rtol=1e-9)
     assert torch.allclose(start.global_bias, expected["b"], rtol=1e-9)
     assert float(module.gates.min()) < 1, "the gates moved"
+    for name, total in vars(module.pushes).items():
+        assert torch.allclose(total, expected[name], rtol=1e-9), name
+
+
+def test_what_moved_the_gates_is_in_the_checkpoint(rng: np.random.Generator, tmp_path: Path) -> None:
+    step = GateStep(lr=0.1, penalty=0.05)
+    one, other = (SearchModule(model(), Objective(Rating()), SGD, step, steps_per_epoch=STEPS) for _ in range(2))
+    fit(one, pairs(rng), tmp_path)
+    checkpoint: dict[str, Any] = {}
+    one.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
+    for name, total in vars(one.pushes).items():
+        assert float(total.abs().sum()) > 0
+        assert torch.equal(vars(other.pushes)[name], total)
 
 
 def test_a_step_per_epoch_is_shared_among_its_batches(rng: np.random.Generator, tmp_path: Path) -> None:

@@ -128,13 +128,13 @@ def gates_over_time(history: np.ndarray, epochs: np.ndarray) -> Figure:
     axes.set(xlabel="epoch, counted through all phases", ylabel="gate α", ylim=(-0.03, 1.03))
     axes.set_title("Gates of each block of features: mean, and 10–90 % of its dimensions")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _name_blocks(figure, axes, blocks)
+    name_blocks(figure, axes, blocks)
     return figure
 
 
 def _band(axes: Axes, epochs: np.ndarray, gates: np.ndarray, block: int, blocks: int) -> None:
     """One block: its gates (T, K)."""
-    (low, high), mean, colour = np.quantile(gates, (0.1, 0.9), axis=1), gates.mean(1), _grade(blocks)(block)
+    (low, high), mean, colour = np.quantile(gates, (0.1, 0.9), axis=1), gates.mean(1), grade(blocks)(block)
     if len(epochs) == 1:  # a band of no width would not be seen: bars, side by side
         place = epochs + 0.6 * ((block + 0.5) / blocks - 0.5)
         axes.vlines(place, low, high, color=colour, alpha=0.5, linewidth=3)
@@ -145,18 +145,18 @@ def _band(axes: Axes, epochs: np.ndarray, gates: np.ndarray, block: int, blocks:
     axes.plot(epochs, mean, color=colour, linewidth=1.8 if blocks <= MANY_BLOCKS else 1.1, label=str(block + 1))
 
 
-def _grade(blocks: int) -> Colormap:
+def grade(blocks: int) -> Colormap:
     """One colour a block, dark for the most frequent; viridis without its yellow end, which is lost on white."""
     return ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, blocks)))
 
 
-def _name_blocks(figure: Figure, axes: Axes, blocks: int) -> None:
+def name_blocks(figure: Figure, axes: Axes, blocks: int) -> None:
     if blocks <= MANY_BLOCKS:
         handles, labels = axes.get_legend_handles_labels()
         labels[-1] += " (most\nfrequent)"
         axes.legend(handles[::-1], labels[::-1], title="block", loc="center left", bbox_to_anchor=(1, 0.5))
         return
-    scale = ScalarMappable(Normalize(0.5, blocks + 0.5), _grade(blocks))
+    scale = ScalarMappable(Normalize(0.5, blocks + 0.5), grade(blocks))
     bar = figure.colorbar(scale, ax=axes, label="block of features (1 = most frequent)")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.ax.invert_yaxis()

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 import dnis_lightning.report.figures as figures
 from dnis_lightning.report.payers import payers, reliability
+from dnis_lightning.report.search_health import search_health
 from dnis_lightning.report.trials import trials
+from dnis_lightning.search.diagnosis import drift
 
 
 def draw(
@@ -24,13 +27,16 @@ def draw(
     dims: Mapping[str, np.ndarray],
     frequency: np.ndarray,
     base_dim: int,
+    diagnostics: Mapping[str, Any] | None = None,
 ) -> None:
     """Write learning curves, gates over time and at the end (figure 3a), and dims against frequency (figure 3b) as PNG.
 
     history: `rows`, `gates` (each (L, K)) and `gate_epochs` of `History`. told: the trials, which have a picture where
-    there are several. dims: (N,) for each table; frequency (N,).
+    there are several. dims: (N,) for each table; frequency (N,). diagnostics: of the search, which then has a picture.
     """
     rows = pd.DataFrame(history["rows"])
+    if diagnostics is not None:
+        figures.save(_health(diagnostics, history, rows, metric), folder / "search_health.png")
     rows["phase"] = [
         phase.split("/")[-1] if "/search" in phase or "/" not in phase else phase for phase in rows["phase"]
     ]
@@ -56,3 +62,11 @@ def draw_tests(folder: Path, told: Mapping[str, Any]) -> None:
     calibrated = {name: part["calibration"] for name, part in parts.items() if "calibration" in part}
     if calibrated:
         figures.save(reliability(calibrated), folder / "calibration.png")
+
+
+def _health(diagnostics: Mapping[str, Any], history: Mapping[str, Any], rows: pd.DataFrame, metric: str) -> Figure:
+    """Of the phase that was diagnosed, which other trials may have, too."""
+    curves = rows[rows["phase"] == diagnostics["phase"]]
+    epochs = curves["epoch"].to_numpy()
+    gates = [gates for gates, epoch in zip(history["gates"], history["gate_epochs"], strict=True) if epoch in epochs]
+    return search_health(diagnostics["blocks"], drift(gates).numpy(), epochs, curves, metric)

@@ -54,8 +54,13 @@ def hypergradient(
 
 
 def normalise(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
-    """Equation 8: each row of g (L, K) divided by the mean of its absolute values, plus ε."""
-    return gradient / (gradient.abs().mean(dim=1, keepdim=True) + epsilon)
+    """Equation 8: each row of g (L, K) divided by its `scale`."""
+    return gradient / scale(gradient, epsilon)
+
+
+def scale(gradient: Tensor, epsilon: float = 1e-7) -> Tensor:
+    """(L, 1) what equation 8 divides each row of g (L, K) by: the mean of its absolute values, plus ε."""
+    return gradient.abs().mean(dim=1, keepdim=True) + epsilon
 
 
 def _first_order(model: Recommender, gates: Tensor, held_out: Batch, loss: Loss, gather: Gather) -> Tensor:

@@ -19,6 +19,7 @@ from dnis_lightning.paths import whole_file
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.fit_module import FitModule
 from dnis_lightning.training.journal import Journal, all_ranks_here
+from dnis_lightning.training.search_module import SearchModule
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ class History(L.Callback):
         row |= {"lr": pl_module.learning_rate, "seconds": round(seconds, 3)}
         row["rows/s"] = round(_rows(trainer) / seconds)
         self.rows.append(row)
-        if pl_module.gates is not None and self.phase.endswith("search"):
-            self.gates.append(pl_module.gates.detach().to("cpu", copy=True))
+        if isinstance(pl_module, SearchModule):
+            self.gates.append(pl_module.selection.gates.detach().to("cpu", copy=True))
             self.gate_epochs.append(epoch)
         if trainer.is_global_zero:
             log.info(_line(row))

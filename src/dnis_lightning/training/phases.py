@@ -23,6 +23,7 @@ from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, Run
 from dnis_lightning.training.controller_module import ControllerModule
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.fit_module import FitModule, WeightStep
+from dnis_lightning.training.health import examine
 from dnis_lightning.training.journal import Journal
 from dnis_lightning.training.pruning_modules import GradualModule, ThresholdModule
 from dnis_lightning.training.search_module import SearchModule
@@ -127,7 +128,10 @@ class PhaseRunner:
                 raise
         self.journal.history = history.state_dict()
         log.info("%s: %d epochs, best %s %.5f at epoch %d", name, best.epochs, best.monitor, best.best, best.best_epoch)
-        return {"epochs": best.epochs, "best_epoch": best.best_epoch, "best": best.best}
+        facts: dict[str, Any] = {"epochs": best.epochs, "best_epoch": best.best_epoch, "best": best.best}
+        if isinstance(module, SearchModule) and module.selection.gates.numel():
+            facts["diagnostics"] = examine(module, history, best, shared=self.prepared.split.shared)
+        return facts
 
     def _module(self, name: str, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
         step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)

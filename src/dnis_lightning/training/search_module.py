@@ -11,7 +11,8 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.lookup import with_distinct
 from dnis_lightning.recommender import Prediction, Recommender
-from dnis_lightning.search.bilevel import hypergradient, normalise
+from dnis_lightning.search.bilevel import hypergradient, normalise, scale
+from dnis_lightning.search.diagnosis import Pushes
 from dnis_lightning.search.trial import GateStep
 from dnis_lightning.tasks import Objective
 from dnis_lightning.training.fit_module import FitModule, WeightStep
@@ -33,6 +34,7 @@ class SearchModule(FitModule):
         super().__init__(recommender, objective, step, tables_only=tables_only)
         self.gate_step = gate_step
         self.gates_lr = gate_step.lr / steps_per_epoch if gate_step.per == "epoch" else gate_step.lr
+        self.pushes = Pushes.none(self.selection.gates)
 
     def configure_optimizers(self) -> Any:
         """Θ's optimizer and α's."""
@@ -63,10 +65,26 @@ class SearchModule(FitModule):
             xi=self.gate_step.xi,
             reduce=self._sum_over_ranks,
         )
-        self.selection.gates.grad = self._penalised(gradient)
+        step, penalty = self._penalised(gradient)
+        self.pushes.add(gradient, step, penalty)
+        self.selection.gates.grad = step
         # the raw optimizer: through Lightning's wrapper every batch would count as two steps
         self.optimizers(use_pl_optimizer=False)[1].step()  # type: ignore[index]
         self.selection.clip()
+
+    def on_fit_start(self) -> None:
+        """Brings what is summed to where the gates are by now."""
+        self.pushes = self.pushes.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what moved the gates so far, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["pushes"] = vars(self.pushes.to("cpu"))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        super().on_load_checkpoint(checkpoint)
+        self.pushes = Pushes(**checkpoint["pushes"])
 
     def held_out_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """L_val: the task's loss alone, this rank's share."""
@@ -74,11 +92,14 @@ class SearchModule(FitModule):
         self.add_up("search/loss", loss)
         return loss
 
-    def _penalised(self, gradient: Tensor) -> Tensor:
-        """Equation 8 with the L1 penalty on α, whose gradient is +penalty as α ≥ 0."""
-        if self.gate_step.penalty_stage == "raw":
-            return normalise(gradient + self.gate_step.penalty, self.gate_step.epsilon)
-        return normalise(gradient, self.gate_step.epsilon) + self.gate_step.penalty
+    def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Equation 8 with the L1 penalty on α, whose gradient is +penalty as α ≥ 0; and the penalty's part in that."""
+        penalty, epsilon = self.gate_step.penalty, self.gate_step.epsilon
+        if self.gate_step.penalty_stage == "normalised":
+            return normalise(gradient, epsilon) + penalty, penalty
+        raw = gradient + penalty
+        divisor = scale(raw, epsilon)
+        return raw / divisor, penalty / divisor
 
     def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
         # by hand: DDP's hooks run on backward(), not on autograd.grad()
