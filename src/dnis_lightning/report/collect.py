@@ -58,6 +58,14 @@ class Rows(BaseModel):
     test: int
 
 
+class Diagnostics(BaseModel):
+    """What a run says of its search: sentences on why it is not to be trusted, if there are such reasons."""
+
+    model_config = ConfigDict(frozen=True)
+
+    warnings: tuple[str, ...] = ()
+
+
 class Result(BaseModel):
     """The keys of `result.json` that the report needs; those that older runs lack have defaults."""
 
@@ -84,6 +92,7 @@ class Result(BaseModel):
     blocks: int | None = None
     l2: float | None = None
     l2_bias: float | None = None
+    diagnostics: Diagnostics | None = None
     trials: tuple[dict[str, Any], ...] = ()
     who_pays: dict[str, Any] | None = None
     environment: dict[str, Any] = {}

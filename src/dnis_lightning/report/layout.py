@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.measures import headline, larger_is_better
+from dnis_lightning.report.doubts import doubts
 from dnis_lightning.report.gains import sentences
 from dnis_lightning.report.groups import SURE, GroupTable, make_group_tables
 from dnis_lightning.report.metrics import model_title, title
@@ -178,7 +179,7 @@ def _reference(table: Table) -> Iterator[str]:
 
 def footnotes(table: Table) -> list[str]:
     """Sentences on single rows, under a table."""
-    return [*sentences(table), *_on_trials(table), *_on_absence(table), *_on_machines(table)]
+    return [*sentences(table), *doubts(table), *_on_trials(table), *_on_absence(table), *_on_machines(table)]
 
 
 _CHOSEN = ["model", "seed", "trial", "trial_name", "jobs"]

@@ -123,6 +123,7 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
         "made": entry.run.made,
         **{key: getattr(result, key) for key in (*told, *more)},
         **{f"rows_{part}": rows for part, rows in result.rows.model_dump().items()},
+        "warnings": "\n".join(result.diagnostics.warnings if result.diagnostics else ()),
         "trial_name": result.trials[0].get("name", "") if result.trial is not None and result.trials else "",
         "jobs": max(len(entry.jobs), 1),
         "seconds_of_job": result.seconds.total,
