@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from benchmarks import frontier
+from benchmarks import frontier, robust
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
+from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from tests.command import environment
 from tests.data.conftest import real_data  # noqa: F401
@@ -189,3 +191,60 @@ def test_every_contender_of_a_frontier_is_known_again_by_its_configuration() -> 
         config = composed(*frontier.CASES[0].arguments, *row.arguments)
         assert frontier._label(OmegaConf.to_container(config, resolve=True)) == row.label
         assert config.search.budget == (None if row.label in ("uniform", *frontier.WHOLE) else ["1MiB"])
+
+
+def _run_on(
+    folder: Path, name: str, test: list[float], *, width: int = 64, blocks: int = 10, batch: int = 4096
+) -> None:
+    """What a run with seed 0 leaves; test: its metric of the whole table, and of the cut."""
+    parts = [{"kept": 10 * width, "bytes": 40 * width, "metrics": {"test/mse": one}} for one in test]
+    search = {"name": name, "base_dim": width, "blocks": blocks}
+    folder.mkdir(parents=True)
+    config = {"search": search, "data": {"batch_size": batch}, "seed": 0}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    gates = None if name == "none" else [0.5] * (blocks - 1) + [0.0]
+    result = {"gates_per_block": gates, "unpruned": parts[0], "pruned": parts[1:], "seconds": {"total": 90.0}}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_a_search_stands_beside_the_plain_tables_of_its_own_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robust, "OUTPUTS", tmp_path)
+    runs = tmp_path / "movielens-100k" / "runs"
+    _run_on(runs / "a", "dnis", [0.8, 0.79])
+    _run_on(runs / "b", "dnis", [0.81, 0.78], width=32, blocks=10)
+    _run_on(runs / "c", "dnis", [0.82, 0.77], blocks=5)
+    _run_on(runs / "d", "none", [0.9], width=6)
+    _run_on(runs / "e", "none", [0.91], width=3)
+    _run_on(runs / "f", "none", [0.99], width=0)
+    _run_on(runs / "g", "none", [0.5], width=6, batch=256)
+    lines = {name: dict(_rows(robust._markdown(name))) for name in ("width", "blocks", "batch")}
+    assert lines["width"]["64"] == ["0.8000", "0.7900", "0.9000", "0.9900", "640", "2,560", "240", "0.10", "1.5"]
+    assert lines["width"]["32"] == ["0.8100", "0.7800", "0.9100", "0.9900", "320", "1,280", "120", "0.10", "1.5"]
+    assert lines["width"]["128"] == ["–", "–", "–", "0.9900", "–", "–", "–", "–", "–"]
+    assert lines["blocks"]["5"][:4] == ["0.8200", "0.7700", "0.9000", "0.9900"]
+    assert lines["blocks"]["5"][-2] == "0.20"
+    assert lines["batch"]["256"][2:4] == ["0.5000", "–"]
+
+
+def _rows(markdown: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
+    for line in markdown:
+        head, *cells = line.strip("| ").split(" | ")
+        yield head, cells
+
+
+def test_every_setting_is_swept_over_with_what_it_is_held_against() -> None:
+    for name in ("seeds", "width", "blocks", "batch", "rows"):
+        settings = [setting for series in robust.SERIES if series.name == name for setting in series.settings]
+        told = [dict(word.split("=", 1) for word in row.arguments) for row in robust._rows(name)]
+        searched = [one for one in told if one["search"] == "dnis"]
+        for setting in settings:
+            assert any(all(str(setting[key]) in one[key].split(",") for key in setting) for one in searched)
+        plain = {width for one in told if one["search"] == "none" for width in one["search.base_dim"].split(",")}
+        assert plain == {"0", *(str(max(1, round(setting["search.base_dim"] / 10))) for setting in settings)}
+        for row in robust._rows(name):
+            swept = [
+                word.split(",")[0] if word.startswith(tuple(robust.BY_DEFAULT)) else word for word in row.arguments
+            ]
+            check_config(composed(*swept), swept)
