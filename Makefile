@@ -10,7 +10,7 @@ TESTS ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format bench results frontier robust cost preparation ncf packed compress wheel clean
+.PHONY: help install run test test-all check format bench results frontier ablation robust cost preparation ncf packed compress wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ results: install ## the runs behind docs/results.md (an hour or more; DNIS_DATA 
 
 frontier: install ## test metric against bytes, for every method (hours; DNIS_DATA names the folder of the raw data)
 	$(BIN)/python -m benchmarks.frontier $(ARGS)
+
+ablation: install ## what each ingredient of the default recipe is worth (an hour; DNIS_DATA names the folder of the raw data)
+	$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 robust: install ## the search without retuning, on other seeds, widths, blocks, batches, rows (hours; DNIS_DATA the folder of the raw data)
 	$(BIN)/python -m benchmarks.robust $(ARGS)

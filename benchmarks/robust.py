@@ -6,8 +6,8 @@
     python -m benchmarks.robust --table          # the tables of what is there already
 
 Each setting is run by `search=dnis` as it is by default, cut to 10 % of the entries, and beside it are a plain table a
-tenth as wide and one of K = 0, of the same data, batch and seed. Finished runs are passed over, so that what was cut
-short goes on. DNIS_DATA names the folder of the raw data.
+tenth as wide and one of K = 0, of the same data, batch and seed, trained on as what is cut is. Finished runs are passed
+over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _rows(name: str) -> Iterator[Row]:
         yield Row(f"{name}, DNIS", (*places, "search=dnis", f"search.budget=[{SHARE}%]", *told))
         narrow = {"search.base_dim": _listed(width for one in series.settings for width in (0, _tenth(one)))}
         told = [f"{key}={values}" for key, values in (swept | narrow).items() if key != "search.blocks"]
-        yield Row(f"{name}, plain", (*places, "search=none", *told))
+        yield Row(f"{name}, plain", (*places, "search=none", "search.rates=[1]", *told))
 
 
 def _listed(values: Iterator[int]) -> str:
@@ -183,9 +183,9 @@ def _figures(found: Mapping[tuple[Any, ...], dict[str, Any]], setting: Keys) -> 
         figures |= {"bytes": cut["bytes"], "dead blocks": gates.count(0) / len(gates)}
         figures["minutes"] = run["seconds"]["total"] / 60
     if run := found.get(("none", _tenth(setting), None, batch, seed)):
-        figures |= {"plain, K / 10": _error(run["unpruned"]), "bytes, plain": run["unpruned"]["bytes"]}
+        figures |= {"plain, K / 10": _error(run["pruned"][0]), "bytes, plain": run["unpruned"]["bytes"]}
     if run := found.get(("none", 0, None, batch, seed)):
-        figures["K = 0"] = _error(run["unpruned"])
+        figures["K = 0"] = _error(run["pruned"][0])
     return figures
 
 

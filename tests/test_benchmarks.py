@@ -15,7 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from benchmarks import frontier, robust
+from benchmarks import ablation, frontier, robust
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
 from dnis_lightning.config import check_config
@@ -215,10 +215,10 @@ def test_a_search_stands_beside_the_plain_tables_of_its_own_setting(
     _run_on(runs / "a", "dnis", [0.8, 0.79])
     _run_on(runs / "b", "dnis", [0.81, 0.78], width=32, blocks=10)
     _run_on(runs / "c", "dnis", [0.82, 0.77], blocks=5)
-    _run_on(runs / "d", "none", [0.9], width=6)
-    _run_on(runs / "e", "none", [0.91], width=3)
-    _run_on(runs / "f", "none", [0.99], width=0)
-    _run_on(runs / "g", "none", [0.5], width=6, batch=256)
+    _run_on(runs / "d", "none", [0.95, 0.9], width=6)
+    _run_on(runs / "e", "none", [0.95, 0.91], width=3)
+    _run_on(runs / "f", "none", [1.0, 0.99], width=0)
+    _run_on(runs / "g", "none", [0.6, 0.5], width=6, batch=256)
     lines = {name: dict(_rows(robust._markdown(name))) for name in ("width", "blocks", "batch")}
     assert lines["width"]["64"] == ["0.8000", "0.7900", "0.9000", "0.9900", "640", "2,560", "240", "0.10", "1.5"]
     assert lines["width"]["32"] == ["0.8100", "0.7800", "0.9100", "0.9900", "320", "1,280", "120", "0.10", "1.5"]
@@ -248,3 +248,25 @@ def test_every_setting_is_swept_over_with_what_it_is_held_against() -> None:
                 word.split(",")[0] if word.startswith(tuple(robust.BY_DEFAULT)) else word for word in row.arguments
             ]
             check_config(composed(*swept), swept)
+
+
+def test_an_ablation_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "OUTPUTS", tmp_path)
+    for variant, shift in ((ablation.RECIPE, 0.0), ("no penalty", 0.01)):
+        for seed in range(3):
+            parts = [{"budget": "20%", "metrics": {"test/mse": test + shift * seed}} for test in (0.8, 0.7, 0.9)]
+            folder = ablation._folder("movielens-100k-mf", variant) / "runs" / str(seed)
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text("{}")
+            told = {"seed": seed, "unpruned": parts[0], "pruned": parts[1:], "seconds": {"total": 60}}
+            (folder / "result.json").write_text(json.dumps(told))
+    lines = dict(_rows(ablation._markdown("movielens-100k-mf")))
+    assert lines["the recipe"] == ["0.8000 ± 0.0000", "0.7000 ± 0.0000", "0.9000 ± 0.0000", "–", "1.0"]
+    # differences of 0, 0.01, 0.02: standard deviation 0.01, t of two degrees of freedom 4.3027
+    assert lines["no penalty"] == ["0.8100 ± 0.0100", "0.7100 ± 0.0100", "0.9100 ± 0.0100", "+0.0100 ± 0.0248", "1.0"]
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_every_ablation_can_be_run(variant: str) -> None:
+    told = [*ablation.CASES["movielens-100k-mf"], ablation.BUDGETS, *ablation.VARIANTS[variant]]
+    check_config(composed(*told), told)
