@@ -1,7 +1,7 @@
 """What each ingredient of the default recipe is worth: the recipe with that ingredient changed: `make ablation`.
 
     python -m benchmarks.ablation                            # Movielens-100K, MF: an hour on two cores
-    python -m benchmarks.ablation --only movielens-1m-mf --variants "no warm start,no search" --seeds 0
+    python -m benchmarks.ablation --only movielens-1m-mf --variant "no warm start" --variant "no penalty" --seeds 0
     python -m benchmarks.ablation --table                    # the table of what is there already
 
 Test metrics as mean ± standard deviation over the seeds; Δ is the mean difference to the recipe, over seeds and cuts,
@@ -11,22 +11,24 @@ Test metrics as mean ± standard deviation over the seeds; Δ is the mean differ
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
+import numpy as np
+import pandas as pd
 
-from benchmarks.results import cell, finished, sweep
+from benchmarks.results import cell, finished, slug, sweep
+from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
 CASES = {
-    "movielens-100k-mf": ("data=movielens-100k", "model=mf"),
-    "movielens-1m-mf": ("data=movielens-1m", "model=mf"),
+    "movielens-100k-mf": (("data=movielens-100k", "model=mf"), 0.1),
+    "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.05),
 }
+"""Data and model, and the L2 that they have by default."""
 BUDGETS = "search.budget=[20%,10%,5%]"
 RECIPE = "the recipe"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -62,8 +64,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "cut in rounds": ("prune.schedule=iterative",),
     "no fine-tuning": ("prune.finetune_epochs=0",),
     "fixed learning rate": ("optimizer.plateau_patience=null",),
-    "L2 half as large": ("model.l2=0.05",),
-    "L2 twice as large": ("model.l2=0.2",),
+    "L2 half as large": ("model.l2={half:g}",),
+    "L2 twice as large": ("model.l2={twice:g}",),
 }
 
 
@@ -71,13 +73,11 @@ def main() -> None:
     """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, action="append")
-    parser.add_argument("--variants", help="some of them, with commas between")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="one of them; may be repeated")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
-    chosen = given.variants.split(",") if given.variants else list(VARIANTS)
-    if unknown := [one for one in chosen if one not in VARIANTS]:
-        parser.error(f"--variants: there is no {', '.join(unknown)}")
+    chosen = given.variant or list(VARIANTS)
     for case in given.only or ["movielens-100k-mf"]:
         if not given.table:
             _run(case, chosen, given.seeds)
@@ -87,12 +87,18 @@ def main() -> None:
 def _run(case: str, chosen: list[str], seeds: str) -> None:
     for variant in [RECIPE, *(one for one in chosen if one != RECIPE)]:
         places = [f"output_dir={_folder(case, variant)}", "hydra/launcher=local", "sweep.jobs=2"]
-        if sweep([*CASES[case], BUDGETS, *VARIANTS[variant], f"seed={seeds}", *places]):
+        if sweep([*arguments_of(case, variant), f"seed={seeds}", *places]):
             sys.exit(1)
 
 
+def arguments_of(case: str, variant: str) -> list[str]:
+    """Of a run, but for its seed and its place."""
+    shared, l2 = CASES[case]
+    return [*shared, BUDGETS, *(one.format(half=l2 / 2, twice=l2 * 2) for one in VARIANTS[variant])]
+
+
 def _folder(case: str, variant: str) -> Path:
-    return OUTPUTS / case / f"{list(VARIANTS).index(variant):02d}"
+    return OUTPUTS / case / slug(variant)
 
 
 def _markdown(case: str) -> Iterator[str]:
@@ -115,22 +121,16 @@ def _test(part: Mapping[str, Any]) -> float:
     return float(part["metrics"]["test/mse"])
 
 
-def _mean(run: Mapping[str, Any]) -> float:
-    return statistics.mean(map(_test, run["pruned"]))
-
-
 def _difference(found: Mapping[int, Mapping[str, Any]], recipe: Mapping[int, Mapping[str, Any]]) -> str:
     """Over the seeds of both, of the means over cuts."""
-    both = sorted(found.keys() & recipe.keys())
-    means = [
-        statistics.mean(map(_test, found[s]["pruned"])) - statistics.mean(map(_test, recipe[s]["pruned"])) for s in both
-    ]
-    if found is recipe or not both:
+    ours, theirs = (
+        pd.Series({seed: statistics.mean(map(_test, run["pruned"])) for seed, run in runs.items()})
+        for runs in (found, recipe)
+    )
+    if found is recipe:
         return "–"
-    if len(both) < 3:
-        return f"{statistics.mean(means):+.4f}"
-    half = float(student.ppf(0.975, len(both) - 1)) * statistics.stdev(means) / math.sqrt(len(both))
-    return f"{statistics.mean(means):+.4f} ± {half:.4f}"
+    difference, half, _ = paired(ours, theirs)
+    return f"{difference:+.4f} ± {half:.4f}" if np.isfinite(half) else f"{(ours - theirs).mean():+.4f}"
 
 
 if __name__ == "__main__":

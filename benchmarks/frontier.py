@@ -36,7 +36,7 @@ WHOLE = ("MDE", "random")
 
 @dataclass(frozen=True)
 class Case:
-    """Data and model. metric: on test, by which tables are compared, a loss.
+    """Data and model. metric: on test, by which tables are compared, a loss. tables: that the model has side by side.
 
     l2: of the rows, three, of which the second is tuned at K = 64.
     """
@@ -46,6 +46,7 @@ class Case:
     arguments: tuple[str, ...]
     metric: str
     l2: tuple[float, float, float]
+    tables: int = 1
 
 
 TWEETS = (
@@ -65,9 +66,9 @@ ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CASES = (
     Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.05, 0.1, 0.2)),
-    Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.003, 0.01, 0.03)),
+    Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.003, 0.01, 0.03), 2),
     Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.025, 0.05, 0.1)),
-    Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.001, 0.003, 0.01)),
+    Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.001, 0.003, 0.01), 2),
     Case("movietweetings-mf", "MovieTweetings, MF", (*TWEETS, "model=mf"), "mse", (0.2, 0.5, 1.0)),
     Case("criteo-fm", "Criteo, FM", ("data=criteo", "model=fm"), "logloss", (3e-6, 1e-5, 3e-5)),
     Case("criteo-deepfm", "Criteo, DeepFM", ("data=criteo", "model=deepfm"), "logloss", (3e-6, 1e-5, 3e-5)),
@@ -107,6 +108,11 @@ def main() -> None:
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
+    known = dict.fromkeys(("uniform", *METHODS.values()))
+    if unknown := [one for one in (given.methods or "uniform").split(",") if one not in known]:
+        parser.error(f"--methods: there is no {', '.join(unknown)}; there is {', '.join(known)}")
+    if unknown := [one for one in given.widths.split(",") if one not in map(str, WIDTHS)]:
+        parser.error(f"--widths: {', '.join(unknown)} is no contender; {', '.join(map(str, WIDTHS))} are")
     for case in [case for case in CASES if not given.only or case.name in given.only]:
         if not given.table:
             widths = [int(width) for width in given.widths.split(",")]
@@ -132,13 +138,13 @@ def _sweep(case: Case, row: Row, seeds: str) -> None:
 
 def _budgets(case: Case) -> dict[int, str]:
     """What a share of the plain table's bytes is called as a budget; the whole is none."""
-    limits = _limits(next(_results(case)))
+    limits = _limits(case, next(_results(case)))
     return {share: f"{limit / 2**20:.6f}MiB" for share, limit in limits.items() if share < 100}
 
 
-def _limits(run: Mapping[str, Any]) -> dict[int, float]:
+def _limits(case: Case, run: Mapping[str, Any]) -> dict[int, float]:
     """The most bytes that a file may have at each share."""
-    whole = 4 * 64 * run["features"]
+    whole = 4 * 64 * case.tables * run["features"]
     return {share: whole * share / 100 + HEADER for share in SHARES}
 
 
@@ -146,7 +152,7 @@ def _markdown(case: Case) -> Iterator[str]:
     runs = list(_results(case))
     if not runs:
         return
-    limits = _limits(runs[0])
+    limits = _limits(case, runs[0])
     yield from ("", f"### {case.title}: test {case.metric}", "")
     yield f"| | {' | '.join(f'{share} %, {limit / 2**20:.3f} MiB' for share, limit in limits.items())} | minutes |"
     yield f"|---|{'---|' * (len(SHARES) + 1)}"
@@ -201,7 +207,7 @@ def _draw(case: Case) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    limits = list(_limits(runs[0]).values())
+    limits = list(_limits(case, runs[0]).values())
     for label in dict.fromkeys(row.label for row in rows_of(case, "[]")):
         own = [run for run in runs if run["label"] == label]
         points = [(limit, [_best(case, own, seed, limit) for seed in _seeds(own)]) for limit in limits]

@@ -135,8 +135,12 @@ def sweep(arguments: Sequence[str]) -> int:
 
 
 def _folder(table: Table, row: Row) -> Path:
-    name = "".join(letter if letter.isalnum() else "-" for letter in row.label).strip("-")
-    return OUTPUTS / table.name / name
+    return OUTPUTS / table.name / slug(row.label)
+
+
+def slug(label: str) -> str:
+    """A label as the name of a folder."""
+    return "".join(letter if letter.isalnum() else "-" for letter in label).strip("-")
 
 
 def _markdown(table: Table) -> Iterator[str]:

@@ -28,6 +28,7 @@ SHARE = 10
 """Percent of the entries that are kept."""
 FIRST_ROWS = OUTPUTS / "first-10000.tsv"
 BY_DEFAULT = {"search.base_dim": 64, "search.blocks": 10, "data.batch_size": 4096, "seed": 0}
+COUNTS = ("kept", "bytes", "bytes, plain", "dead blocks", "warnings")
 Keys = Mapping[str, int]
 
 
@@ -87,6 +88,7 @@ COLUMNS = (
     "bytes",
     "bytes, plain",
     "dead blocks",
+    "warnings",
     "minutes",
 )
 
@@ -178,9 +180,10 @@ def _figures(found: Mapping[tuple[Any, ...], dict[str, Any]], setting: Keys) -> 
     width, blocks, batch, seed = (setting[key] for key in BY_DEFAULT)
     figures: dict[str, float] = {}
     if run := found.get(("dnis", width, blocks, batch, seed)):
-        gates, (cut,) = run["gates_per_block"], run["pruned"]
+        blocks_told, (cut,) = run["diagnostics"]["blocks"], run["pruned"]
         figures |= {"whole table": _error(run["unpruned"]), f"cut to {SHARE} %": _error(cut), "kept": cut["kept"]}
-        figures |= {"bytes": cut["bytes"], "dead blocks": gates.count(0) / len(gates)}
+        figures |= {"bytes": cut["bytes"], "dead blocks": sum(block["dead"] for block in blocks_told)}
+        figures["warnings"] = len(run["diagnostics"]["warnings"])
         figures["minutes"] = run["seconds"]["total"] / 60
     if run := found.get(("none", _tenth(setting), None, batch, seed)):
         figures |= {"plain, K / 10": _error(run["pruned"][0]), "bytes, plain": run["unpruned"]["bytes"]}
@@ -195,8 +198,8 @@ def _error(part: Mapping[str, Any]) -> float:
 
 def _cells(figures: Mapping[str, float]) -> Iterator[str]:
     for column in COLUMNS:
-        digits = {"dead blocks": ".2f", "minutes": ".1f"}.get(column, ",d" if "bytes" in column else ".4f")
-        yield format(figures[column], ",d" if column == "kept" else digits) if column in figures else "–"
+        form = ".1f" if column == "minutes" else ",d" if column in COUNTS else ".4f"
+        yield format(figures[column], form) if column in figures else "–"
 
 
 if __name__ == "__main__":

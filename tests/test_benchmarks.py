@@ -202,8 +202,8 @@ def _run_on(
     folder.mkdir(parents=True)
     config = {"search": search, "data": {"batch_size": batch}, "seed": 0}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    gates = None if name == "none" else [0.5] * (blocks - 1) + [0.0]
-    result = {"gates_per_block": gates, "unpruned": parts[0], "pruned": parts[1:], "seconds": {"total": 90.0}}
+    told = {"blocks": [{"dead": block == 0} for block in range(blocks)], "warnings": ["one"]}
+    result = {"diagnostics": told, "unpruned": parts[0], "pruned": parts[1:], "seconds": {"total": 90.0}}
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -220,11 +220,11 @@ def test_a_search_stands_beside_the_plain_tables_of_its_own_setting(
     _run_on(runs / "f", "none", [1.0, 0.99], width=0)
     _run_on(runs / "g", "none", [0.6, 0.5], width=6, batch=256)
     lines = {name: dict(_rows(robust._markdown(name))) for name in ("width", "blocks", "batch")}
-    assert lines["width"]["64"] == ["0.8000", "0.7900", "0.9000", "0.9900", "640", "2,560", "240", "0.10", "1.5"]
-    assert lines["width"]["32"] == ["0.8100", "0.7800", "0.9100", "0.9900", "320", "1,280", "120", "0.10", "1.5"]
-    assert lines["width"]["128"] == ["–", "–", "–", "0.9900", "–", "–", "–", "–", "–"]
+    assert lines["width"]["64"] == ["0.8000", "0.7900", "0.9000", "0.9900", "640", "2,560", "240", "1", "1", "1.5"]
+    assert lines["width"]["32"] == ["0.8100", "0.7800", "0.9100", "0.9900", "320", "1,280", "120", "1", "1", "1.5"]
+    assert lines["width"]["128"] == ["–", "–", "–", "0.9900", "–", "–", "–", "–", "–", "–"]
     assert lines["blocks"]["5"][:4] == ["0.8200", "0.7700", "0.9000", "0.9900"]
-    assert lines["blocks"]["5"][-2] == "0.20"
+    assert lines["blocks"]["5"][-3:] == ["1", "1", "1.5"]
     assert lines["batch"]["256"][2:4] == ["0.5000", "–"]
 
 
@@ -268,5 +268,29 @@ def test_an_ablation_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_every_ablation_can_be_run(variant: str) -> None:
-    told = [*ablation.CASES["movielens-100k-mf"], ablation.BUDGETS, *ablation.VARIANTS[variant]]
-    check_config(composed(*told), told)
+    told = ablation.arguments_of("movielens-1m-mf", variant)
+    config = composed(*told)
+    check_config(config, told)
+    assert config.model.l2 == {"L2 half as large": 0.025, "L2 twice as large": 0.1}.get(variant, 0.05)
+
+
+@pytest.mark.parametrize("wrong", [["--variant", "no such"], ["--only", "nothing"]])
+def test_an_ablation_names_what_it_knows(wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablation", "--table", *wrong])
+    with pytest.raises(SystemExit):
+        ablation.main()
+
+
+@pytest.mark.parametrize("wrong", [["--methods", "DNIS,nothing"], ["--widths", "5"]])
+def test_a_frontier_names_what_it_knows(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["frontier", "--table", *wrong])
+    with pytest.raises(SystemExit):
+        frontier.main()
+    assert {"--methods": "there is no nothing", "--widths": "5 is no contender"}[wrong[0]] in capsys.readouterr().err
+
+
+def test_budgets_of_two_tables_are_shares_of_both() -> None:
+    neumf = next(case for case in frontier.CASES if case.name == "movielens-1m-neumf")
+    assert frontier._limits(neumf, {"features": 1000})[100] == 2 * 4 * 64 * 1000 + frontier.HEADER

@@ -202,7 +202,8 @@ def _scheme_and_rest(
             projections = model.table.projection_arrays()
             return Shipping(blueprint.block_of).bytes_of(mask.numpy(), projections) <= (bound.size or 0)
 
-        mask = cut_mask(model, bound, replace(pruning, by=by or pruning.by), _importance(run), whole, fits)
+        pruning = replace(pruning, by=by or pruning.by)
+        mask = cut_mask(model, bound, pruning, _importance(run, pruning.by), whole, fits)
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
 
@@ -243,7 +244,10 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
     return dict(found)
 
 
-def _importance(run: RunFolder) -> Importance:
+def _importance(run: RunFolder, by: By) -> Importance:
+    """What cuts by `prefix` go by, and no others."""
+    if by != "prefix":
+        return Importance(torch.zeros(0), lambda model: torch.zeros(0))
     try:
         return Importance.load(run.path / IMPORTANCE)
     except (OSError, ValueError, KeyError, SafetensorError) as fault:

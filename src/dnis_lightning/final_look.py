@@ -17,8 +17,8 @@ class FinalLook:
 
     evaluation: Evaluation
     groups: Groups
-    _before: Outcomes | None = None
-    _lines: list[dict[str, Any]] = field(default_factory=list)
+    _before: Outcomes | None = field(default=None, init=False)
+    _lines: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def at_unpruned(self, facts: dict[str, Any], model: Recommender) -> None:
         """Add test metrics, and the calibration of clicks, to the facts of the unpruned model."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
 
 LEVEL = 0.95
-_NORMAL = 1.959963984540054
-"""The quantile of the normal distribution that leaves (1 − LEVEL) / 2 above it."""
+_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _BINS = 10
 
 
@@ -83,10 +83,15 @@ class Interval:
 
 def mean_interval(differences: np.ndarray) -> Interval:
     """Of the mean of (U,) differences of single rows or users, which are taken to be independent."""
-    if not len(differences):
-        return Interval(math.nan, math.nan, math.nan)
-    spread = float(differences.std(ddof=1, dtype=np.float64)) if len(differences) > 1 else math.nan
-    return Interval.of(float(differences.mean(dtype=np.float64)), spread / math.sqrt(len(differences)))
+    return Interval.of(*_mean_and_error(differences))
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean and its standard error, NaN where there are too few values."""
+    if not len(values):
+        return math.nan, math.nan
+    spread = float(values.std(ddof=1, dtype=np.float64)) if len(values) > 1 else math.nan
+    return float(values.mean(dtype=np.float64)), spread / math.sqrt(len(values))
 
 
 def auc_interval(before: np.ndarray, after: np.ndarray, label: np.ndarray) -> Interval:
@@ -98,9 +103,9 @@ def auc_interval(before: np.ndarray, after: np.ndarray, label: np.ndarray) -> In
     if clicked.all() or not clicked.any():
         return Interval(math.nan, math.nan, math.nan)
     (first, other), (later, another) = (_placements(scores, clicked) for scores in (before, after))
-    positives, negatives = mean_interval(later - first), mean_interval(another - other)
-    error = math.hypot(*(one.high - one.difference for one in (positives, negatives))) / _NORMAL
-    return Interval.of(positives.difference, error)
+    difference, of_clicks = _mean_and_error(later - first)
+    _, of_others = _mean_and_error(another - other)
+    return Interval.of(difference, math.hypot(of_clicks, of_others))
 
 
 def _placements(scores: np.ndarray, clicked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -171,7 +171,7 @@ def _difference_lines(result: Mapping[str, Any]) -> Iterator[str]:
         told = found.get(decisive, {})
         if told.get("low") is not None:
             between = f"95 % interval {told['low']:+.5f} to {told['high']:+.5f}"
-            yield f"{cut['budget']} less unpruned: test/{decisive} {told['difference']:+.5f}, {between}"
+            yield f"{cut['budget']} against unpruned: test/{decisive} {told['difference']:+.5f}, {between}"
 
 
 def _recovery_lines(recoveries: Mapping[str, Mapping[str, Any]]) -> list[str]:

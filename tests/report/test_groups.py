@@ -11,7 +11,7 @@ import pytest
 
 from dnis_lightning.report.collect import collect
 from dnis_lightning.report.figures import save
-from dnis_lightning.report.groups import long_form, make_group_tables
+from dnis_lightning.report.groups import group_tables, long_form
 from dnis_lightning.report.layout import markdown
 from dnis_lightning.report.payers import payers, reliability
 from dnis_lightning.report.settle import settle
@@ -51,7 +51,7 @@ def two_seeds(folder: Path, *, blocks: tuple[int, int] = (2, 2)) -> Table:
 
 
 def test_cells_are_means_over_seeds_and_starred_where_every_run_is_sure(tmp_path: Path) -> None:
-    rarest, block = make_group_tables(two_seeds(tmp_path))
+    rarest, block = group_tables(two_seeds(tmp_path))
     assert rarest.columns == ("all rows (5 rows)", "no row (5 rows)", "10–99 (5 rows)")
     assert dict(rarest.rows) == {
         "DNIS (unpruned)": ("0.5000", "1.0000", "0.4000"),
@@ -62,7 +62,7 @@ def test_cells_are_means_over_seeds_and_starred_where_every_run_is_sure(tmp_path
 
 
 def test_blocks_that_differ_have_no_table(tmp_path: Path) -> None:
-    (rarest,) = make_group_tables(two_seeds(tmp_path, blocks=(2, 3)))
+    (rarest,) = group_tables(two_seeds(tmp_path, blocks=(2, 3)))
     assert "rarest" in rarest.heading
 
 
@@ -77,14 +77,14 @@ def test_the_long_form_has_every_run_and_group(tmp_path: Path) -> None:
 def test_runs_of_earlier_versions_have_none(tmp_path: Path) -> None:
     make_run(tmp_path, rating(0.7))
     (table,) = make_tables(settle(collect([tmp_path]).runs))
-    assert make_group_tables(table) == []
+    assert group_tables(table) == []
     assert "Who pays" not in markdown(table)
 
 
 def test_tables_on_select_have_none(tmp_path: Path) -> None:
     two_seeds(tmp_path)
     (table,) = make_tables(settle(collect([tmp_path]).runs), on="select")
-    assert make_group_tables(table) == []
+    assert group_tables(table) == []
 
 
 def test_report_has_them_as_text_page_and_csv(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class Part(BaseModel):
     coo_bytes: int | None = None
     coo_npz_bytes: int | None = None
     seconds: float = 0.0
+    differences: dict[str, dict[str, float | None]] = {}
+    calibration: dict[str, Any] | None = None
 
 
 class Seconds(BaseModel):
@@ -59,10 +61,13 @@ class Rows(BaseModel):
 
 
 class Diagnostics(BaseModel):
-    """What a run says of its search: sentences on why it is not to be trusted, if there are such reasons."""
+    """What a run says of its search: figures, and sentences on why it is not to be trusted, if there are reasons."""
 
     model_config = ConfigDict(frozen=True)
 
+    blocks: tuple[dict[str, Any], ...] = ()
+    drift: dict[str, float] = {}
+    gap: dict[str, float | None] | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dnis_lightning.report.collect import TELLING
 from dnis_lightning.report.metrics import model_title, title
 from dnis_lightning.report.settle import UNPRUNED
-from dnis_lightning.report.tables import DIGITS, Table
+from dnis_lightning.report.side import SideTable, number
+from dnis_lightning.report.tables import DIGITS, Table, values
 
 SURE = "*"
 _KINDS = {"rarest": "by the rarest feature in them", "block": "by the blocks of the features in them"}
-
-
-@dataclass(frozen=True)
-class GroupTable:
-    """Some lines of a table, for one model, by groups of test rows.
-
-    columns: the groups, with how many rows each has. rows: labels with a cell for each group: the metric, or of a cut
-    the difference to the unpruned model of the same run, mean over seeds, with `SURE` behind it where the confidence
-    interval of every run is on the same side of 0.
-    """
-
-    heading: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def long_form(table: Table) -> pd.DataFrame:
@@ -44,12 +29,17 @@ def long_form(table: Table) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def make_group_tables(table: Table) -> list[GroupTable]:
-    """By model: first by the rarest feature, then by block, where all rows have the same blocks."""
+def group_tables(table: Table) -> list[SideTable]:
+    """By model: first by the rarest feature, then by block, where all rows have the same blocks.
+
+    Columns are the groups, with how many test rows each has. A cell is the metric, or of a cut the difference to the
+    unpruned model of the same run, mean over seeds, with `SURE` behind it where the confidence interval of every run is
+    on the same side of 0.
+    """
     return list(_tables(long_form(table)))
 
 
-def _tables(frame: pd.DataFrame) -> Iterator[GroupTable]:
+def _tables(frame: pd.DataFrame) -> Iterator[SideTable]:
     if frame.empty:
         return
     for model, part in frame.groupby("model", sort=False):
@@ -57,7 +47,7 @@ def _tables(frame: pd.DataFrame) -> Iterator[GroupTable]:
             own = part[part["by"].isin([by, "all"])]
             if by == "rarest" or _alike(own):
                 metric = title(str(part["metric"].iloc[0]))
-                yield _table(f"{model_title(str(model))}, {metric} of the test rows {told}", own)
+                yield _table(f"Who pays: {model_title(str(model))}, {metric} of the test rows {told}", own)
 
 
 def _alike(frame: pd.DataFrame) -> bool:
@@ -66,7 +56,7 @@ def _alike(frame: pd.DataFrame) -> bool:
     return len(told) == 1
 
 
-def _table(heading: str, frame: pd.DataFrame) -> GroupTable:
+def _table(heading: str, frame: pd.DataFrame) -> SideTable:
     groups = frame[list(TELLING)].drop_duplicates(["by", "name", "least", "most"])
     # all rows first, then from the rarest on, or from the first block on
     order = {"all": -1.0}
@@ -77,7 +67,7 @@ def _table(heading: str, frame: pd.DataFrame) -> GroupTable:
     for _, one in frame.groupby("place"):
         cells = [_cell(one[(one["by"] == by) & (one["name"] == name)]) for by, name in _named(groups)]
         rows.append((str(one["row"].iloc[0]), tuple(cells)))
-    return GroupTable(heading, tuple(_column(line) for line in groups.to_dict("records")), tuple(rows))
+    return SideTable(heading, tuple(_column(line) for line in groups.to_dict("records")), tuple(rows))
 
 
 def _at(groups: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
@@ -100,11 +90,6 @@ def _cell(one: pd.DataFrame) -> str:
     if one.empty:
         return ""
     if one["cut"].iloc[0] == UNPRUNED:
-        return _number(one["value"].astype(float).mean(skipna=False), "")
-    low, high = one["low"].astype(float), one["high"].astype(float)
-    sure = (low > 0).all() or (high < 0).all()
-    return _number(one["difference"].astype(float).mean(skipna=False), "+") + SURE * bool(sure)
-
-
-def _number(value: float, sign: str) -> str:
-    return f"{value:{sign}.{DIGITS}f}" if np.isfinite(value) else "–"
+        return number(values(one, "value").mean(skipna=False), f".{DIGITS}f")
+    sure = (values(one, "low") > 0).all() or (values(one, "high") < 0).all()
+    return number(values(one, "difference").mean(skipna=False), f"+.{DIGITS}f") + SURE * bool(sure)

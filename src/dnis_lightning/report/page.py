@@ -9,9 +9,10 @@ from pathlib import Path
 
 from dnis_lightning import __version__
 from dnis_lightning.report import layout
-from dnis_lightning.report.groups import GroupTable, make_group_tables
+from dnis_lightning.report.groups import group_tables
 from dnis_lightning.report.layout import Cell, Grid
 from dnis_lightning.report.points import Picture
+from dnis_lightning.report.side import SideTable, side_tables
 from dnis_lightning.report.tables import Table
 
 GENERATOR = '<meta name="generator" content="dnis_lightning.report">'
@@ -104,13 +105,13 @@ def _table(table: Table) -> Iterator[str]:
         yield f'<tr><th scope="row">{name}</th>{"".join(_cells(cells, len(plan.columns)))}</tr>'
     yield "</tbody></table></div>"
     yield from (f'<p class="soft">{escape(note)}</p>' for note in layout.footnotes(table))
-    yield from (line for groups in make_group_tables(table) for line in _groups(groups))
+    yield from (line for one in (*side_tables(table), *group_tables(table)) for line in _side(one))
     yield "</section>"
 
 
-def _groups(table: GroupTable) -> Iterator[str]:
+def _side(table: SideTable) -> Iterator[str]:
     heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    yield f'<h3>Who pays: {escape(table.heading)}</h3>\n<div class="wide" tabindex="0"><table>'
+    yield f'<h3>{escape(table.heading)}</h3>\n<div class="wide" tabindex="0"><table>'
     yield f'<thead><tr><th class="method" scope="col">Method</th>{heads}</tr></thead>\n<tbody>'
     for label, cells in table.rows:
         values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)

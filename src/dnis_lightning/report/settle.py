@@ -15,9 +15,10 @@ import pandas as pd
 from dnis_lightning.measures import cost, monitor
 from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.report import identity
-from dnis_lightning.report.collect import Part, Run
+from dnis_lightning.report.collect import Diagnostics, Part, Run
 
 UNPRUNED = "unpruned"
+CALIBRATED = ("predicted", "observed", "error")
 USED = "yes"
 SUPERSEDED, WHOLE_COUNTS = "no, superseded by a later run", "no, a run of all trials counts"
 
@@ -124,6 +125,7 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
         **{key: getattr(result, key) for key in (*told, *more)},
         **{f"rows_{part}": rows for part, rows in result.rows.model_dump().items()},
         "warnings": "\n".join(result.diagnostics.warnings if result.diagnostics else ()),
+        **_search_columns(result.diagnostics),
         "trial_name": result.trials[0].get("name", "") if result.trial is not None and result.trials else "",
         "jobs": max(len(entry.jobs), 1),
         "seconds_of_job": result.seconds.total,
@@ -131,12 +133,31 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
     }
 
 
+def _search_columns(told: Diagnostics | None) -> dict[str, float]:
+    """The worst of the blocks, and what there is of all of them; nothing without a search."""
+    if told is None or not told.blocks:
+        return {}
+    return {
+        "search_data_share": min(block["data_share"] for block in told.blocks),
+        "search_signal": min(block["signal"] for block in told.blocks),
+        "search_dead": sum(block["dead"] for block in told.blocks),
+        **{f"search_drift_{when}": value for when, value in told.drift.items()},
+        "search_gap_growth": _float((told.gap or {}).get("growth")),
+    }
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _part_columns(part: Part) -> dict[str, Any]:
     sizes = ("kept", "compression_rate", "bytes", "layout", "coo_bytes", "coo_npz_bytes")
     return {
         "cut": part.budget or UNPRUNED,
         **{key: getattr(part, key) for key in sizes},
-        **{name: math.nan if value is None else value for name, value in part.metrics.items()},
+        **{name: _float(value) for name, value in part.metrics.items()},
+        **{f"{end}_{name}": _float(value) for name, one in part.differences.items() for end, value in one.items()},
+        **{f"calibration_{key}": (part.calibration or {}).get(key, math.nan) for key in CALIBRATED},
     }
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from dnis_lightning.measures import larger_is_better, monitor, reported
+from dnis_lightning.outcomes import LEVEL
 from dnis_lightning.report import rows
 from dnis_lightning.report.metrics import model_rank
 from dnis_lightning.report.settle import USED, Settled
 
 Split = Literal["test", "select"]
 LEAST_SEEDS = 3  # for a paired test
-LEVEL = 0.95  # of its confidence interval
 DIGITS = 4  # of a metric as it is printed; what prints alike is level
 _GROUP = ["data", "task", "split", "split_seed", "rows_test", "features"]
 

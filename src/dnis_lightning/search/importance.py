@@ -62,7 +62,10 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path) -> Importance:
-        """Read what `save` wrote. Raises OSError and SafetensorError where that is not to be read."""
+        """Read what `save` wrote. Raises OSError and SafetensorError where that is not to be read.
+
+        Of a model that could not be turned nobody asks for the sensitivity.
+        """
         kept = load_file(path)
         return cls(kept["frequency"], lambda model: kept["sensitivity"])
 
@@ -103,15 +106,15 @@ def _squares(model: Recommender, weight: Tensor, batch: Batch) -> tuple[Tensor, 
 
     def looked_up(parameter: Tensor, features: Tensor) -> Tensor:
         rows = gather(parameter.detach(), features).requires_grad_()
-        found.extend([rows] * (parameter is weight))
+        if parameter is weight:
+            found.append(rows)
         return rows
 
     logits = model(batch, looked_up).logits
+    # each logit depends on what was looked up for its own row alone, so the derivative of the sum is that of each
+    (slopes,) = torch.autograd.grad(logits.sum(), found, materialize_grads=True)
     there = batch.there()
-    return (
-        torch.autograd.grad(logits.sum(), found, materialize_grads=True)[0].square(),  # of its own row's features alone
-        torch.ones(batch.ids.shape) if there is None else there.float(),
-    )
+    return slopes.square(), torch.ones(batch.ids.shape) if there is None else there.float()
 
 
 def _field_of_columns(batch: Batch, fields: int) -> Tensor:
