@@ -176,6 +176,10 @@ class Run:
 
     def _best_model(self) -> Recommender:
         all_ranks_here()
+        return self._read_best()
+
+    def _read_best(self) -> Recommender:
+        """The same where other ranks need not come along."""
         assert self.best is not None, "trials come first"
         model = self.blueprint.build(gated=self.best.gated)
         model.load_weights(load_best(self.folder)["recommender"])
@@ -297,7 +301,7 @@ class Run:
             told["diagnostics"],
         )
         draw_tests(self.folder.figures, told)
-        self._importance.save(self.folder.path / IMPORTANCE, self._best_model())
+        self._importance.save(self.folder.path / IMPORTANCE, self._read_best())
         self._pack(told, model)
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)
