@@ -15,8 +15,8 @@ import dnis_lightning
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
     {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures", "columns"},
-    {"lookup", "ranking", "packed", "outcomes"},
-    {"data", "blocks", "scheme", "folder", "arguments"},
+    {"lookup", "ranking", "packed"},
+    {"data", "blocks", "scheme", "folder", "arguments", "outcomes"},
     {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},
     {"search"},

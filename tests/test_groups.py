@@ -82,8 +82,8 @@ def test_values_and_changes_are_means_over_the_rows_of_a_group(blocks: Blocks, r
     for column, told in enumerate(groups.compared(before, after)):
         mine = groups.member[:, column]
         assert told["value"] == pytest.approx(after.rows[mine].mean())
-        expected = mean_interval((after.rows - before.rows)[mine])
-        assert (told["difference"], told["low"]) == (pytest.approx(expected.difference), pytest.approx(expected.low))
+        expected = mean_interval((after.rows - before.rows)[mine]).told()
+        assert (told["difference"], told["low"]) == (pytest.approx(expected["difference"]), expected["low"])
     assert groups.values(before)[0]["value"] == pytest.approx(before.rows.mean())
 
 

@@ -26,14 +26,15 @@ def area_by_pairs(scores: np.ndarray, label: np.ndarray) -> float:
 
 
 def test_mean_interval_is_the_textbook_s() -> None:
-    found = mean_interval(np.array([1.0, 2.0, 3.0, 6.0]))
-    half = 1.959964 * math.sqrt((4 + 1 + 0 + 9) / 3 / 4)
+    found = mean_interval(np.array([1.0, 2.0, 3.0, 6.0] * 3))
+    half = 2.200985 * math.sqrt(3 * (4 + 1 + 0 + 9) / 11 / 12)  # t of 11 degrees of freedom at 97.5 %
     assert found.difference == 3
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), abs=1e-6)
 
 
 def test_too_few_rows_have_no_interval() -> None:
-    assert mean_interval(np.array([2.0])).told() == {"difference": 2.0, "low": None, "high": None}
+    for few in (1, 9):
+        assert mean_interval(np.full(few, 2.0)).told() == {"difference": 2.0, "low": None, "high": None}
     assert mean_interval(np.zeros(0)).told() == {"difference": None, "low": None, "high": None}
     alike = auc_interval(np.arange(3.0), np.arange(3.0), np.ones(3))
     assert set(alike.told().values()) == {None}
@@ -52,8 +53,9 @@ def test_interval_of_areas_is_as_wide_as_samples_spread(rng: np.random.Generator
     assert told == pytest.approx(spread, rel=0.12)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
-    found = [mean_interval(rng.normal(0.3, 2.0, 200)) for _ in range(2000)]
+@pytest.mark.parametrize("rows", [10, 200])
+def test_an_interval_covers_the_truth_as_often_as_it_says(rows: int, rng: np.random.Generator) -> None:
+    found = [mean_interval(rng.normal(0.3, 2.0, rows)) for _ in range(2000)]
     assert np.mean([one.low <= 0.3 <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
 
 
@@ -105,6 +107,16 @@ def test_calibration_of_a_model_that_is_right_and_of_one_that_is_not(rng: np.ran
     assert told[1].error == pytest.approx(0.2, abs=0.015)
     assert told[1].predicted - told[1].observed == pytest.approx(0.2, abs=0.015)
     assert [one["rows"] for one in told[0].bins] == [4000] * 10
+
+
+def test_equal_predictions_are_in_one_bin(rng: np.random.Generator) -> None:
+    label = (rng.random(500) < 0.3).astype(float)
+    told = calibration(of_batches(ClickThrough(), np.full(500, -0.5), label))
+    assert told is not None
+    assert told.error == pytest.approx(abs(told.predicted - told.observed))
+    some = calibration(of_batches(ClickThrough(), np.repeat([-2.0, 1.0], [450, 50]), label))
+    assert some is not None
+    assert [one["rows"] for one in some.bins] == [450, 50]
 
 
 def test_calibration_is_of_clicks_alone() -> None:

@@ -189,6 +189,13 @@ def test_axes_hold_as_much_as_any_directions_can(rng: np.random.Generator) -> No
     torch.testing.assert_close(turned @ turned.T, low @ low.T, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("interaction", [FM(), DeepFM(2, 0), NeuMF(2, 0), WideDeep(2, 0), GMF(2, 0), MLP(2, 0)])
+def test_a_table_without_columns_has_no_axes(interaction: torch.nn.Module) -> None:
+    model = Recommender(FeatureSpace((0, 4, 9)), interaction, dims=0)
+    assert not model.turn(torch.ones(9))
+    assert not model.turned
+
+
 def test_what_cannot_be_turned_stays_as_it_is(small_fm: Recommender) -> None:
     small_fm.keep(small_fm.merged_table(), torch.ones_like(small_fm.table.weight, dtype=torch.bool))
     before = small_fm.table.weight.detach().clone()

@@ -158,3 +158,19 @@ def test_a_query_is_scored_with_its_user_in_the_right_column() -> None:
         task.assess(metrics, Model(), query)  # type: ignore[arg-type]
     assert asked == [([7], [3, 4], 1, False)]
     assert float(metrics.compute()["hr@1"]) == 1
+
+
+def test_auc_does_not_depend_on_how_rows_are_batched(rng: np.random.Generator) -> None:
+    """Logits of a batch that happen to lie between 0 and 1 are logits still."""
+    logits, label = rng.random(400).astype(np.float32), torch.from_numpy(rng.integers(0, 2, 400))
+    logits[200:] = rng.normal(size=200) * 3
+    areas = []
+    for batches in (1, 2, 8):
+        metrics = ClickThrough().metrics()
+        for said, given in zip(torch.from_numpy(logits).chunk(batches), label.chunk(batches), strict=True):
+            metrics.update(said, given)
+        areas.append(float(metrics.compute()["auc"]))
+    clicked, rank = label.numpy() == 1, rankdata(logits)
+    pairs = clicked.sum() * (~clicked).sum()
+    by_ranks = (rank[clicked].sum() - clicked.sum() * (clicked.sum() + 1) / 2) / pairs  # Mann and Whitney's U
+    assert areas == pytest.approx([by_ranks] * 3, abs=1e-6)

@@ -235,7 +235,7 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
             key in read
             or key.startswith(inside)
             or key in groups
-            or key in ("profile", "experiment", "contender")
+            or key in ("profile", "experiment", "contender", "data.default_budget")
             or key.startswith("hydra")
         ):
             continue

@@ -17,6 +17,9 @@ from dnis_lightning.tasks import Task
 from dnis_lightning.training.datamodule import SplitsDataModule
 from dnis_lightning.training.evaluate import evaluate
 
+_ROWS_AT_ONCE = 4096
+"""Whose rows of embeddings are held apart, however large a batch is."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,7 +49,9 @@ class Evaluation:
 
     def inputs(self) -> Iterable[Batch]:
         """The rows of train, in one random order, in batches without negatives."""
-        return Loader([self.prepared.parts["train"]], batch_size=self.batch_size, shuffle=True, seed=0)
+        return Loader(
+            [self.prepared.parts["train"]], batch_size=min(self.batch_size, _ROWS_AT_ONCE), shuffle=True, seed=0
+        )
 
     def batches(self, split: str) -> Iterable[Batch | Query]:
         """The rows of select or test, in order, or its users."""

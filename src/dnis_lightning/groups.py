@@ -49,7 +49,7 @@ class Groups:
         Blocks take these in, too; by the rarest feature they are a group of their own, whatever their frequency. The
         rows of queries are the wanted items that have a row, with their users.
         """
-        decades = np.where(unknown, 0, 1 + np.log10(np.maximum(frequency, 1)).astype(np.int64))
+        decades = np.where(unknown | (frequency == 0), 0, 1 + np.log10(np.maximum(frequency, 1)).astype(np.int64))
         found = [_members(ids, there, blocks, decades) for ids, there in map(_shown, batches)]
         member = np.concatenate([np.zeros((0, 1 + blocks.count + _MOST_DECADES), dtype=bool), *found])
         kept = np.flatnonzero(member.any(0))

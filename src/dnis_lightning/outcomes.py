@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import NormalDist
+from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
-_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_LEAST = 10
+"""Rows or users that an interval rests on; of fewer, values of 0 and 1 say nothing of their spread."""
 _BINS = 10
 
 
@@ -57,7 +59,7 @@ class Outcomes:
         label = _joined([one.label for one in recorded if one.label is not None]) if clicks else None
         return cls(metrics, units, _joined([one.rows for one in recorded]), logits, label)
 
-    @property
+    @cached_property
     def chances(self) -> np.ndarray | None:
         """(R,) the predicted chances of clicks, or None."""
         return None if self.logits is None else 1 / (1 + np.exp(-self.logits.astype(np.float64)))
@@ -72,9 +74,10 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, difference: float, error: float) -> Interval:
-        """From the standard error, by the normal distribution."""
-        return cls(difference, difference - _NORMAL * error, difference + _NORMAL * error)
+    def of(cls, difference: float, error: float, freedom: float) -> Interval:
+        """From the standard error, by Student's t with so many degrees of freedom."""
+        half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if math.isfinite(error) else math.nan
+        return cls(difference, difference - half, difference + half)
 
     def told(self) -> dict[str, float | None]:
         """For JSON."""
@@ -83,14 +86,14 @@ class Interval:
 
 def mean_interval(differences: np.ndarray) -> Interval:
     """Of the mean of (U,) differences of single rows or users, which are taken to be independent."""
-    return Interval.of(*_mean_and_error(differences))
+    return Interval.of(*_mean_and_error(differences), len(differences) - 1)
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """The mean and its standard error, NaN where there are too few values."""
     if not len(values):
         return math.nan, math.nan
-    spread = float(values.std(ddof=1, dtype=np.float64)) if len(values) > 1 else math.nan
+    spread = float(values.std(ddof=1, dtype=np.float64)) if len(values) >= _LEAST else math.nan
     return float(values.mean(dtype=np.float64)), spread / math.sqrt(len(values))
 
 
@@ -105,7 +108,7 @@ def auc_interval(before: np.ndarray, after: np.ndarray, label: np.ndarray) -> In
     (first, other), (later, another) = (_placements(scores, clicked) for scores in (before, after))
     difference, of_clicks = _mean_and_error(later - first)
     _, of_others = _mean_and_error(another - other)
-    return Interval.of(difference, math.hypot(of_clicks, of_others))
+    return Interval.of(difference, math.hypot(of_clicks, of_others), len(label) - 2)
 
 
 def _placements(scores: np.ndarray, clicked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +137,8 @@ def differences(before: Outcomes, after: Outcomes) -> dict[str, Interval]:
 class Calibration:
     """Predicted chances against what happened: means over all rows, and over bins of equally many, by the prediction.
 
+    Equal predictions are in one bin.
+
     error: the mean over rows of the distance between both in their bin (expected calibration error, Naeini et al.
     2015, but in bins of equally many rows).
     """
@@ -149,7 +154,9 @@ def calibration(outcomes: Outcomes) -> Calibration | None:
     chances, label = outcomes.chances, outcomes.label
     if chances is None or label is None or not len(label) or not np.isfinite(chances).all():
         return None
-    parts = np.array_split(np.argsort(chances, kind="stable"), min(_BINS, len(label)))
+    order = np.argsort(chances, kind="stable")
+    firsts = chances[order][np.linspace(0, len(label), _BINS, endpoint=False).astype(int)]
+    parts = np.split(order, np.unique(chances[order].searchsorted(firsts))[1:])
     bins = [
         {"rows": len(part), "predicted": float(chances[part].mean()), "observed": float(label[part].mean())}
         for part in parts

@@ -188,12 +188,12 @@ class Recommender(nn.Module):
 
         The axes are the eigenvectors of Σ_i w_i ẽ_i ẽ_iᵀ, w = weights (N,). L2 and inner products have no preferred
         axes, so each dimension of a table as it is trained has some of everything; turned, most is in the first ones.
-        Gates are merged in. Returns whether that was possible: all rows have to have all dimensions, and the
+        Gates are merged in. Returns whether that was possible: all rows have to have all dimensions, some, and the
         interaction a method `turn`, which is given the table and the weights, gives the matrix that the table is
         multiplied by, and has taken it over.
         """
         turn: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.interaction, "turn", None)
-        plain = isinstance(self.table, EmbeddingTable) and self.table.mask is None
+        plain = isinstance(self.table, EmbeddingTable) and self.table.mask is None and self.table.weight.shape[1] > 0
         if turn is None or not plain or isinstance(self.selection, SoftThreshold):
             return False
         table = self.merged_table()

@@ -61,6 +61,7 @@ class Run:
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
         self.best: Trial | None = None
+        self.slopes: torch.Tensor | None = None
         self.blocks = build.blocks_of(self.settings, self.prepared)
         self.earlier = build.earlier(self.settings, self.prepared)
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
@@ -241,7 +242,15 @@ class Run:
     @property
     def _importance(self) -> Importance:
         expected = torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32)
-        return Importance(expected, lambda model: sensitivity(model, self.evaluation.inputs()))
+        return Importance(expected, self._sensitivity)
+
+    def _sensitivity(self, model: Recommender) -> torch.Tensor:
+        """Worked out once of the whole table, which all cuts start from, and anew of what a cut has left."""
+        if model.table.mask is not None:
+            return sensitivity(model, self.evaluation.inputs())
+        if self.slopes is None:
+            self.slopes = sensitivity(model, self.evaluation.inputs())
+        return self.slopes
 
     def _packed(self, scheme: Scheme, facts: Mapping[str, Any]) -> PackedTable:
         return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])

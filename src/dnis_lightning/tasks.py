@@ -52,6 +52,10 @@ class Auc(BinaryAUROC):
     def __init__(self) -> None:
         super().__init__(thresholds=None)
 
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add rows: logits (B,), labels (B,). Made chances of here: torchmetrics would ask each batch for its range."""
+        super().update(torch.sigmoid(preds.double()), target)
+
     def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself does
         """The area, a scalar."""
         label = dim_zero_cat(self.target)

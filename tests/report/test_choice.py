@@ -78,3 +78,13 @@ def test_a_key_that_no_run_has_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, rating(0.5))
     with pytest.raises(UserError, match=r"--choose model\.l3: no run has this key; is it misspelt\?"):
         chosen(tmp_path, "model.l3")
+
+
+def test_only_seeds_that_all_have_choose(tmp_path: Path) -> None:
+    for seed, select in enumerate((0.65, 0.67, 0.70)):
+        make_run(tmp_path, rating(0.7, select), seed=seed, search="none", l2=0.0)
+    make_run(tmp_path, rating(0.8, 0.66), seed=0, search="none", l2=0.1)
+    frame = chosen(tmp_path, "model.l2").frame
+    used = frame[frame["used"] == "yes"]
+    assert sorted(used["seed"]) == [0, 1, 2], "0.65 against 0.66 with the seed that both have"
+    assert set(used["l2"]) == {0.0}

@@ -17,7 +17,7 @@ def choose(settled: Settled, key: str) -> Settled:
     """Of rows that differ in a key alone, those count whose mean over the seeds is best on select.
 
     Each cut chooses for itself. From then on configurations are told apart without the key; the frame has it as a
-    column. Raises UserError when no run has the key.
+    column. Seeds that one of the rivals lacks do not choose. Raises UserError when no run has the key.
     """
     if not any(key in config for config in settled.configs.values()):
         raise UserError(f"--choose {key}: no run has this key; is it misspelt? Keys are written as in model.l2")
@@ -37,11 +37,18 @@ def choose(settled: Settled, key: str) -> Settled:
 
 
 def _passed_over(counting: pd.DataFrame) -> pd.Index:
-    """The rows that another configuration of the same rivals and cut is better than."""
-    means = counting.assign(_cost=_costs(counting)).groupby(["_rival", "cut", "config"])["_cost"].mean()
-    best = set(means.groupby(["_rival", "cut"]).idxmin())
+    """The rows that another configuration of the same rivals and cut is better than, over the seeds that all have."""
+    groups = counting.assign(_cost=_costs(counting)).groupby(["_rival", "cut"])
+    best = {(part["_rival"].iloc[0], part["cut"].iloc[0], _best(part)) for _, part in groups}
     rows = zip(counting["_rival"], counting["cut"], counting["config"], strict=True)
     return counting.index[[row not in best for row in rows]]
+
+
+def _best(rivals: pd.DataFrame) -> str:
+    """The configuration of the least mean over the seeds of all, or over what there is where they share none."""
+    costs = rivals.pivot(index="seed", columns="config", values="_cost")
+    whole = costs.dropna()
+    return str((whole if len(whole) else costs).mean().idxmin())
 
 
 def _costs(counting: pd.DataFrame) -> pd.Series:

@@ -145,7 +145,8 @@ READING = (
     "Who pays: of unpruned models the metric of some of the test rows, of cuts the difference to the unpruned model of "
     f"the same run, means over seeds; {SURE} where the 95 % confidence interval of every run is on one side of 0, rows "
     "taken as independent. No row: ids that have no row of the table of their own, unseen in train or rarer than "
-    "data.min_count. A row counts in the block of each of its features.",
+    "data.min_count. A row counts in the block of each of its features. After "
+    "--choose a cut and the unpruned model above it may be of different configurations.",
 )
 """How to read any table."""
 
