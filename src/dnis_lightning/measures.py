@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LEVEL = 0.95
+"""Of confidence intervals."""
 LARGER_IS_BETTER = {"auc", "recall", "hr", "mrr", "ndcg", "precision", "map"}
 _SHOWN, _AMONG = {"recall", "mrr", "ndcg"}, {"hr", "ndcg"}
 _MONITOR = {"rating": "mse", "ctr": "logloss", "topk": "ndcg"}

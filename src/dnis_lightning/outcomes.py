@@ -12,7 +12,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-LEVEL = 0.95
+from dnis_lightning.measures import LEVEL
+
 _LEAST = 10
 """Rows or users that an interval rests on; of fewer, values of 0 and 1 say nothing of their spread."""
 _BINS = 10

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dnis_lightning.measures import larger_is_better, monitor, reported
-from dnis_lightning.outcomes import LEVEL
+from dnis_lightning.measures import LEVEL, larger_is_better, monitor, reported
 from dnis_lightning.report import rows
 from dnis_lightning.report.metrics import model_rank
 from dnis_lightning.report.settle import USED, Settled
