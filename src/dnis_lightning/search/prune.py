@@ -66,9 +66,11 @@ def cut_mask(
     has any.
     Raises ConfigError when a model without gates is to be cut by them.
     """
-    choose = _choice(model, pruning, importance)
+    if pruning.by == "prefix" and not model.turn(importance.counts):
+        log.info("prune=prefix: rows of this model cannot be turned; single entries go instead")
     if not isinstance(bound, Budget):
         return _above(model, bound, pruning, importance)
+    choose = _choice(model, pruning, importance)
     if bound.rate is not None:
         return choose(round(whole / bound.rate))
     return _tried(choose, int(model.table.kept().sum()), fits, largest=bound.loss is None)
@@ -76,36 +78,41 @@ def cut_mask(
 
 def choose_again(model: Recommender, kept: int, pruning: Pruning, importance: Importance) -> Tensor:
     """(N, K) bool: as `cut_mask`, of a model that it has cut already, no more than so many entries."""
-    if pruning.by == "prefix" and model.turned:
-        narrow, own = importance.by_table(model, pruning.frequency_power)
-        return longest_prefixes(narrow, kept, own).view_as(model.table.kept())
+    if _by_prefix(model, pruning):
+        return _choice(model, pruning, importance)(kept)
     return largest(model.merged_table(), kept, model.table.kept())
+
+
+def _by_prefix(model: Recommender, pruning: Pruning) -> bool:
+    return pruning.by == "prefix" and model.turned
 
 
 def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Choice:
     there = model.table.kept()
-    if pruning.by == "elements":
-        return lambda kept: largest(model.merged_table(), kept, there)
-    if pruning.by == "prefix":
-        if not model.turn(importance.counts):
-            log.info("prune=prefix: rows of this model cannot be turned; single entries go instead")
-            return lambda kept: largest(model.merged_table(), kept, there)
+    if _by_prefix(model, pruning):
         narrow, own = importance.by_table(model, pruning.frequency_power)
         return lambda kept: longest_prefixes(narrow, kept, own).view_as(there)
-    if not isinstance(model.selection, SoftSelection):
-        raise ConfigError("prune=gates: this model has no gates; take prune=elements")
-    gates, block_of = model.selection.gates.detach(), model.selection.block_of
-    return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
+    if pruning.by == "gates":
+        gates, block_of = _gates(model)
+        return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
+    return lambda kept: largest(model.merged_table(), kept, there)
 
 
 def _above(model: Recommender, epsilon: float, pruning: Pruning, importance: Importance) -> Tensor:
-    if pruning.by == "elements" or (pruning.by == "prefix" and not model.turned):
-        return above(model.merged_table(), epsilon)
-    if pruning.by == "prefix":
+    if _by_prefix(model, pruning):
         narrow, own = importance.by_table(model, pruning.frequency_power)
         return (until_last(above(narrow, epsilon)) & own).view_as(model.table.kept())
-    assert isinstance(model.selection, SoftSelection), "there are gates"
-    return above(model.selection.gates.detach(), epsilon)[model.selection.block_of]
+    if pruning.by == "gates":
+        gates, block_of = _gates(model)
+        return above(gates, epsilon)[block_of]
+    return above(model.merged_table(), epsilon)
+
+
+def _gates(model: Recommender) -> tuple[Tensor, Tensor]:
+    """(L, K) α, and (N,) the block of each feature."""
+    if not isinstance(model.selection, SoftSelection):
+        raise ConfigError("prune=gates: this model has no gates; take prune=elements")
+    return model.selection.gates.detach(), model.selection.block_of
 
 
 def _tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, largest: bool) -> Tensor:
