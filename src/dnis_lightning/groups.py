@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,7 @@ import torch
 from dnis_lightning.batch import Batch
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.outcomes import Outcomes, mean_interval
+from dnis_lightning.paths import finite
 from dnis_lightning.ranking import Query
 
 By = Literal["all", "block", "rarest"]
@@ -72,11 +72,8 @@ def _values(outcomes: Outcomes, mine: np.ndarray) -> dict[str, float | None]:
     chances, label = outcomes.chances, outcomes.label
     if chances is not None and label is not None:
         found |= {"predicted": chances[mine], "observed": label[mine]}
-    return {name: _finite(float(values.mean(dtype=np.float64))) for name, values in found.items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    told: dict[str, float | None] = finite({name: float(v.mean(dtype=np.float64)) for name, v in found.items()})
+    return told
 
 
 def _shown(batch: Batch | Query) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from dnis_lightning.measures import LEVEL
+from dnis_lightning.paths import finite
 
 _LEAST = 10
 """Rows or users that an interval rests on; of fewer, values of 0 and 1 say nothing of their spread."""
@@ -82,7 +83,8 @@ class Interval:
 
     def told(self) -> dict[str, float | None]:
         """For JSON."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        told: dict[str, float | None] = finite(asdict(self))
+        return told
 
 
 def mean_interval(differences: np.ndarray) -> Interval:
@@ -139,7 +141,6 @@ class Calibration:
     """Predicted chances against what happened: means over all rows, and over bins of equally many, by the prediction.
 
     Equal predictions are in one bin.
-
     error: the mean over rows of the distance between both in their bin (expected calibration error, Naeini et al.
     2015, but in bins of equally many rows).
     """
@@ -147,7 +148,7 @@ class Calibration:
     predicted: float
     observed: float
     error: float
-    bins: list[dict[str, float]] = field(default_factory=list)
+    bins: list[dict[str, float]]
 
 
 def calibration(outcomes: Outcomes) -> Calibration | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,9 @@ def payers(who_pays: Mapping[str, Any]) -> Figure:
 
 def _values(axes: Axes, lines: Sequence[Mapping[str, Any]], colours: Mapping[str, Any], metric: str) -> None:
     places = np.arange(len(lines))
-    axes.plot(places, [_number(line["unpruned"]["value"]) for line in lines], "o-", color=GREY, label="unpruned")
+    axes.plot(places, _floats(line["unpruned"]["value"] for line in lines), "o-", color=GREY, label="unpruned")
     for cut, colour in colours.items():
-        values = [_number(line["cuts"][cut]["value"]) for line in lines]
+        values = _floats(line["cuts"][cut]["value"] for line in lines)
         axes.plot(places, values, "o-", color=colour, markersize=4, linewidth=1.2, label=cut)
     axes.set_ylabel(f"{metric} on test")
 
@@ -50,8 +50,8 @@ def _values(axes: Axes, lines: Sequence[Mapping[str, Any]], colours: Mapping[str
 def _differences(axes: Axes, lines: Sequence[Mapping[str, Any]], colours: Mapping[str, Any]) -> None:
     axes.axhline(0, color=GREY, linewidth=0.9)
     for number, (cut, colour) in enumerate(colours.items()):
-        told = [[_number(line["cuts"][cut][key]) for key in ("difference", "low", "high")] for line in lines]
-        middle, low, high = np.array(told).reshape(-1, 3).T
+        own = [line["cuts"][cut] for line in lines]
+        middle, low, high = (_floats(one[key] for one in own) for key in ("difference", "low", "high"))
         places = np.arange(len(lines)) + (number - (len(colours) - 1) / 2) * 0.7 / max(len(colours), 1)
         axes.errorbar(places, middle, [middle - low, high - middle], fmt="o", color=colour, markersize=4, capsize=2)
     axes.set_ylabel("difference to unpruned")
@@ -100,5 +100,6 @@ def reliability(parts: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else float(value)
+def _floats(values: Iterable[float | None]) -> np.ndarray:
+    """NaN where there is no value."""
+    return np.array(list(values), dtype=float)
