@@ -11,16 +11,21 @@ Test metrics as mean ± standard deviation over the seeds; Δ is the mean differ
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import cell, finished, slug, sweep
+from benchmarks.results import cell, slug, sweep
 from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
@@ -66,18 +71,35 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "fixed learning rate": ("optimizer.plateau_patience=null",),
     "L2 half as large": ("model.l2={half:g}",),
     "L2 twice as large": ("model.l2={twice:g}",),
+    "K = 32, cut to as many entries": ("search.base_dim=32", "search.budget=[40%,20%,10%]"),
+    "K = 128, cut to as many entries": ("search.base_dim=128", "search.budget=[10%,5%,2.5%]"),
+    "1,000 blocks": ("search.blocks=1000",),
 }
+AVERAGED = "two searches, search and select swapped, mean of their gates"
+REPLACED: Mapping[str, tuple[str, ...]] = {
+    "gradient of the gates replaced by noise": ("noise",),
+    "gradient of the gates replaced by magnitude": ("magnitude",),
+    "gradient compared between blocks": ("between-blocks",),
+    "penalty steered to a tenth of the gates": ("steered",),
+    "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),
+    AVERAGED: ("given", "search.warm_start=0", "search.search_epochs=1", "search.least_epochs=1"),
+    "fine-tuning from the initial values": ("from-the-start", "prune.finetune_epochs=100"),
+}
+"""Those that `benchmarks.untaken` runs: its argument, and those of the main command."""
+JOBS = 2
 
 
 def main() -> None:
     """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, action="append")
-    parser.add_argument("--variant", choices=VARIANTS, action="append", help="one of them; may be repeated")
+    parser.add_argument(
+        "--variant", choices=[*VARIANTS, *REPLACED], action="append", help="one of them; may be repeated"
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
-    chosen = given.variant or list(VARIANTS)
+    chosen = given.variant or [*VARIANTS, *REPLACED]
     for case in given.only or ["movielens-100k-mf"]:
         if not given.table:
             _run(case, chosen, given.seeds)
@@ -85,10 +107,36 @@ def main() -> None:
 
 
 def _run(case: str, chosen: list[str], seeds: str) -> None:
-    for variant in [RECIPE, *(one for one in chosen if one != RECIPE)]:
-        places = [f"output_dir={_folder(case, variant)}", "hydra/launcher=local", "sweep.jobs=2"]
+    for variant in [RECIPE, *(one for one in chosen if one in VARIANTS and one != RECIPE)]:
+        places = [f"output_dir={_folder(case, variant)}", "hydra/launcher=local", f"sweep.jobs={JOBS}"]
         if sweep([*arguments_of(case, variant), f"seed={seeds}", *places]):
             sys.exit(1)
+    pairs = [(variant, seed) for variant in chosen if variant in REPLACED for seed in seeds.split(",")]
+    with ThreadPoolExecutor(JOBS) as pool:
+        list(pool.map(lambda pair: _run_replaced(case, *pair), pairs))
+
+
+def _run_replaced(case: str, variant: str, seed: str) -> None:
+    name, *arguments = REPLACED[variant]
+    if variant == AVERAGED:
+        second = f"{variant}, the second search"
+        _untaken("swapped", case, second, ["search.fit_epochs=0", "search.budget=[]"], seed)
+        name = ":".join(["given", *(str(_folders(case, one)[seed]) for one in (RECIPE, second))])
+    _untaken(name, case, variant, [BUDGETS, *arguments], seed)
+
+
+def _untaken(name: str, case: str, variant: str, arguments: list[str], seed: str) -> None:
+    """One run of `benchmarks.untaken`, unless it is there."""
+    if seed not in _folders(case, variant):
+        words = ["-m", "benchmarks.untaken", name, *CASES[case][0], *arguments, f"seed={seed}"]
+        words += [f"output_dir={_folder(case, variant)}", "resume=auto", "trainer.threads=1"]
+        print(f"\n$ python {shlex.join(words)}", flush=True)
+        subprocess.run([sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+
+
+def _folders(case: str, variant: str) -> dict[str, Path]:
+    """Of the finished runs, by seed."""
+    return {str(run["seed"]): folder for folder, run in _runs(case, variant)}
 
 
 def arguments_of(case: str, variant: str) -> list[str]:
@@ -102,7 +150,8 @@ def _folder(case: str, variant: str) -> Path:
 
 
 def _markdown(case: str) -> Iterator[str]:
-    runs = {variant: {run["seed"]: run for _, run in finished(_folder(case, variant))} for variant in VARIANTS}
+    everything = [*VARIANTS, *REPLACED]
+    runs = {variant: {run["seed"]: run for _, run in _runs(case, variant)} for variant in everything}
     recipe = runs[RECIPE]
     if not recipe:
         return
@@ -115,6 +164,12 @@ def _markdown(case: str) -> Iterator[str]:
             cells = [cell([_test(parts[number]) for parts in values.values()]) for number in range(len(cuts) + 1)]
             minutes = statistics.mean(run["seconds"]["total"] for run in found.values()) / 60
             yield f"| {variant} | {' | '.join(cells)} | {_difference(found, recipe)} | {minutes:.1f} |"
+
+
+def _runs(case: str, variant: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and result of each finished run."""
+    for path in sorted(_folder(case, variant).glob("*/*/result.json")):
+        yield path.parent, json.loads(path.read_text())
 
 
 def _test(part: Mapping[str, Any]) -> float:

@@ -139,8 +139,8 @@ def _folder(table: Table, row: Row) -> Path:
 
 
 def slug(label: str) -> str:
-    """A label as the name of a folder."""
-    return "".join(letter if letter.isalnum() else "-" for letter in label).strip("-")
+    """A label as the name of a folder, of letters that an override of Hydra may have without quotes."""
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in label).strip("-")
 
 
 def _markdown(table: Table) -> Iterator[str]:

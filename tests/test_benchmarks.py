@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -20,7 +21,8 @@ from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
-from tests.command import environment
+from dnis_lightning.recommender import GATES
+from tests.command import TINY_DNIS, environment
 from tests.data.conftest import real_data  # noqa: F401
 from tests.test_config import composed
 
@@ -269,9 +271,38 @@ def test_an_ablation_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_every_ablation_can_be_run(variant: str) -> None:
     told = ablation.arguments_of("movielens-1m-mf", variant)
-    config = composed(*told)
+    config = composed(*told, f"output_dir={ablation._folder('movielens-1m-mf', variant)}")
     check_config(config, told)
     assert config.model.l2 == {"L2 half as large": 0.025, "L2 twice as large": 0.1}.get(variant, 0.05)
+
+
+@pytest.mark.parametrize("variant", [one for one in ablation.REPLACED if one != ablation.AVERAGED])
+@pytest.mark.slow
+def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
+    name = ablation.REPLACED[variant][0]
+    gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
+    assert np.allclose(*gates) == (variant == "fine-tuning from the initial values")
+
+
+def test_gates_of_two_searches_are_averaged(tmp_path: Path) -> None:
+    first = _gates(tmp_path / "first", "dnis_lightning")
+    second = _gates(tmp_path / "second", "benchmarks.untaken", "swapped")
+    assert not np.allclose(first, second)
+    runs = [str(_weights(tmp_path / name).parents[1]) for name in ("first", "second")]
+    mean = _gates(tmp_path / "mean", "benchmarks.untaken", ":".join(["given", *runs]))
+    assert np.allclose(mean, (first + second) / 2)
+
+
+def _gates(folder: Path, *module: str) -> np.ndarray:
+    """(L, K) that a small search ends with."""
+    folder.mkdir(exist_ok=True)
+    places = [f"data.cache={folder}/cache", f"output_dir={folder}/outputs"]
+    measure(folder, *module, *TINY_DNIS, "search.warm_start=1", "search.fit_epochs=1", *places)
+    return torch.load(_weights(folder), weights_only=True)["recommender"][GATES].numpy()
+
+
+def _weights(folder: Path) -> Path:
+    return max(folder.glob("outputs/*/*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
 @pytest.mark.parametrize("wrong", [["--variant", "no such"], ["--only", "nothing"]])
