@@ -22,6 +22,7 @@ from dnis_lightning.search.prune import (
     largest,
     largest_gates,
     longest_prefixes,
+    prices,
     until_last,
 )
 from dnis_lightning.search.schedule import OneShot
@@ -125,7 +126,10 @@ def test_a_rate_says_its_name() -> None:
 def test_first_dimensions_are_kept_where_they_hold_most() -> None:
     table = torch.tensor([[3.0, 1.0, 0.1], [2.0, 0.0, 2.0], [0.0, 0.0, 0.5]])
     everywhere = torch.ones(3, 3, dtype=torch.bool)
-    lengths = {kept: longest_prefixes(table, kept, everywhere).sum(1).tolist() for kept in range(10)}
+    lengths = {
+        kept: longest_prefixes(prices(table.clone(), everywhere), kept, everywhere).sum(1).tolist()
+        for kept in range(10)
+    }
     # 9 alone; 4 of the second row's first; then 4 more for two entries, of which the first is 0; then 1
     assert [lengths[kept] for kept in (0, 1, 2, 4, 5, 9)] == [
         [0, 0, 0],
@@ -143,7 +147,7 @@ def test_no_other_lengths_of_as_many_entries_hold_more(seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     table, everywhere = torch.randn(4, 3, generator=rng), torch.ones(4, 3, dtype=torch.bool)
     for kept in range(13):
-        mask = longest_prefixes(table, kept, everywhere)
+        mask = longest_prefixes(prices(table.clone(), everywhere), kept, everywhere)
         assert torch.equal(mask, until_last(mask)), "all entries up to the last one"
         used, held = int(mask.sum()), float((table * mask).square().sum())
         assert used <= kept
@@ -155,10 +159,12 @@ def test_no_other_lengths_of_as_many_entries_hold_more(seed: int) -> None:
 def test_entries_that_are_not_there_are_not_kept() -> None:
     there = torch.tensor([[True, False, True], [False, False, False]])
     table = torch.ones(2, 3)
-    assert longest_prefixes(table, 6, there).tolist() == there.tolist()
-    assert longest_prefixes(table, 1, there).sum() <= 1
-    assert not longest_prefixes(table, 1, there)[1].any()
-    assert longest_prefixes(torch.zeros(3, 0), 0, torch.zeros(3, 0, dtype=torch.bool)).shape == (3, 0)
+    assert longest_prefixes(prices(table.clone(), there), 6, there).tolist() == there.tolist()
+    assert longest_prefixes(prices(table.clone(), there), 1, there).sum() <= 1
+    assert not longest_prefixes(prices(table.clone(), there), 1, there)[1].any()
+    assert longest_prefixes(
+        prices(torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool)), 0, torch.zeros(3, 0, dtype=torch.bool)
+    ).shape == (3, 0)
 
 
 def test_until_last() -> None:

@@ -97,14 +97,14 @@ def top(scores: Tensor, count: int, there: Tensor) -> Tensor:
     if count == 0:
         return torch.zeros_like(there)
     scores.masked_fill_(~there, -torch.inf)
-    least = _nth_largest(scores, count)
+    least = nth_largest(scores, count)
     mask = scores > least
     equal = (scores == least).logical_and_(there).flatten().nonzero().squeeze(1)
     mask.view(-1)[equal[: count - int(mask.count_nonzero())]] = True
     return mask
 
 
-def _nth_largest(values: Tensor, n: int) -> Tensor:
+def nth_largest(values: Tensor, n: int) -> Tensor:
     """The n-th largest of some floating-point numbers, by bisection over all that there are: nothing is copied.
 
     Numbers that are not negative are ordered as the integers of the same bits are, and the others the other way round.

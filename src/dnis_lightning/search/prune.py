@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.embedding.selection import SoftSelection
-from dnis_lightning.embedding.table import top
+from dnis_lightning.embedding.table import nth_largest, top
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
@@ -21,8 +21,7 @@ from dnis_lightning.search.schedule import Schedule
 log = logging.getLogger(__name__)
 
 By = Literal["elements", "gates", "prefix"]
-_ROWS_AT_ONCE = 1 << 16
-_HALVINGS = 40
+_ROWS_AT_ONCE = 65536
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
 
@@ -91,7 +90,8 @@ def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Cho
     there = model.table.kept()
     if _by_prefix(model, pruning):
         narrow, own = importance.by_table(model, pruning.frequency_power)
-        return lambda kept: longest_prefixes(narrow, kept, own).view_as(there)
+        price = prices(narrow, own)
+        return lambda kept: longest_prefixes(price, kept, own).view_as(there)
     if pruning.by == "gates":
         gates, block_of = _gates(model)
         return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
@@ -139,37 +139,50 @@ def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
     return top(table.abs_(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
 
 
-def longest_prefixes(table: Tensor, kept: int, there: Tensor) -> Tensor:
+def longest_prefixes(price: Tensor, kept: int, there: Tensor) -> Tensor:
     """(N, K) bool: the first entries of each row, `kept` of them at most, by what the squares of all come to.
 
-    A row keeps so many as make Σ_j (s_{i,j}² − τ) the largest, for one τ: no other lengths of as many entries hold
-    more. table (N, K): s. there (N, K) bool: entries that there are; of others none is counted, nor kept.
+    No other lengths of as many entries hold more. price (N, K): as `prices` gives them. there (N, K) bool: entries that
+    there are; of others none is counted, nor kept.
     """
     if kept >= int(there.sum()):
         return there
-    squares, counts = (table.square() * there).cumsum(1), _counts(there)
-
-    def chosen(threshold: float) -> Tensor:
-        found = []
-        for some, own in zip(squares.split(_ROWS_AT_ONCE), counts.expand_as(there).split(_ROWS_AT_ONCE), strict=True):
-            best, at = (some - threshold * own).max(1)
-            found.append(torch.arange(some.shape[1], device=some.device) <= torch.where(best > 0, at, -1)[:, None])
-        return torch.cat(found).logical_and_(there)
-
-    low, high = 0.0, float(squares.max())
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if int(chosen(middle).sum()) > kept else (low, middle)
-    found = chosen(high)
-    more = chosen(low) & ~found  # rows that are longer by the least further step, all of which do not fit
-    return found | more & (more.sum(1).cumsum(0) <= kept - int(found.sum()))[:, None]
+    if kept == 0:
+        return torch.zeros_like(there)
+    least = nth_largest(price, kept)
+    found = price > least
+    more = (price == least).logical_and_(there)  # steps of the same price, all of which do not fit
+    return found | more & (more.sum(1).cumsum(0) <= kept - int(found.count_nonzero()))[:, None]
 
 
-def _counts(there: Tensor) -> Tensor:
-    """(N, K), or (1, K) where all rows are alike: how many entries there are up to each."""
-    if there.all():
-        return torch.arange(1, there.shape[1] + 1, device=there.device)[None]
-    return there.cumsum(1, dtype=torch.int16)
+def prices(table: Tensor, there: Tensor) -> Tensor:
+    """(N, K) the highest price of an entry at which its row is worth to be as long, in place of the table; −1 of none.
+
+    A row keeps so many entries as make Σ_j (s_{i,j}² − τ) the largest, τ the price: it grows by the steps of the least
+    concave majorant of its cumulated squares, and the price of a step is its slope. So prices never rise along a row.
+    table (N, K): s. there (N, K) bool: entries that there are.
+    """
+    for squares, own in zip(table.square_().split(_ROWS_AT_ONCE), there.split(_ROWS_AT_ONCE), strict=True):
+        if squares.numel():
+            _slopes_of_majorant(squares, own)
+    return table.masked_fill_(~there, -1)
+
+
+def _slopes_of_majorant(squares: Tensor, there: Tensor) -> None:
+    """Of each entry the slope of its step, in place of the squares; all rows go from one end of a step to the next."""
+    held, counts = (squares * there).cumsum(1), there.cumsum(1, dtype=squares.dtype)
+    places = torch.arange(squares.shape[1], device=squares.device)
+    rows = torch.arange(len(squares), device=squares.device)
+    held_at = torch.zeros_like(held[:, :1])
+    count_at, lowest, last = held_at, held_at + torch.inf, held_at.long() - 1
+    while (going := (counts[:, -1:] > count_at).squeeze(1)).any():
+        rows, held, counts = rows[going], held[going], counts[going]
+        held_at, count_at, lowest, last = held_at[going], count_at[going], lowest[going], last[going]
+        slopes = ((held - held_at) / (counts - count_at)).masked_fill_(counts <= count_at, -torch.inf)
+        slope, end = slopes.max(1, keepdim=True)
+        lowest = torch.minimum(slope, lowest)  # what rounding makes of equal slopes does not rise
+        squares[rows] = torch.where((places > last) & (places <= end), lowest, squares[rows])
+        held_at, count_at, last = held.gather(1, end), counts.gather(1, end), end
 
 
 def until_last(mask: Tensor) -> Tensor:
