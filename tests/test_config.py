@@ -173,6 +173,7 @@ PAPER = {
     "search.search_plateau": True,
     "search.search_patience": 5,
     "optimizer.plateau_patience": None,
+    "optimizer.plateau_floor": 0.0,
     "model.l2_bias": 0.0,
     "search.warm_start": 0,
     "search.tables_only": False,

@@ -146,7 +146,12 @@ def weight_step(settings: Settings) -> WeightStep:
     """How the weights move."""
     chosen = settings.optimizer
     return WeightStep(
-        instantiate(chosen.node), chosen.clip_norm, chosen.plateau_factor, chosen.plateau_patience, chosen.by_row
+        instantiate(chosen.node),
+        chosen.clip_norm,
+        chosen.plateau_factor,
+        chosen.plateau_patience,
+        chosen.plateau_floor,
+        chosen.by_row,
     )
 
 

@@ -113,6 +113,7 @@ class OptimizerSettings(_Group):
     clip_norm: Positive | None
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Whole | None
+    plateau_floor: Annotated[float, Field(ge=0, lt=1)]
     by_row: bool
     node: Node
 

@@ -228,15 +228,20 @@ def test_epochs_before_the_least_do_not_count(source: Synthetic, tmp_path: Path)
     assert facts["epochs"] >= facts["best_epoch"] >= 6
 
 
-def test_the_learning_rate_falls_on_plateaus_and_its_floor_ends_the_phase(source: Synthetic, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("least_lr", "share"), [(1e-6, 0.0), (0.0, 1e-3)])
+def test_the_learning_rate_falls_on_plateaus_and_its_floor_ends_the_phase(
+    least_lr: float, share: float, source: Synthetic, tmp_path: Path
+) -> None:
     prepared = prepared_with("three_way", source, tmp_path)
-    step = WeightStep(partial(torch.optim.SGD, lr=1e-3), plateau_factor=0.1, plateau_patience=0)
+    step = WeightStep(
+        partial(torch.optim.SGD, lr=1e-3), plateau_factor=0.1, plateau_patience=0, plateau_floor=share * (1 + 1e-9)
+    )
     phases = runner(prepared, tmp_path, step)
     model = model_for(prepared)
     for parameter in model.parameters():  # nothing learns, so every epoch but the first is a plateau
         parameter.data.zero_()
     phases.objective.task.losses = lambda logits, label: 0 * logits  # type: ignore[method-assign]
-    phases.fit("fit", Phase("fit", "train", Stopping(99, 99, least_lr=1e-6)), model)
+    phases.fit("fit", Phase("fit", "train", Stopping(99, 99, least_lr=least_lr)), model)
     rates = [row["lr"] for row in phases.journal.history["rows"]]
     assert rates == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6], rel=1e-9)
 

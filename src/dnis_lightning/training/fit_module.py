@@ -30,13 +30,15 @@ class WeightStep:
 
     by_row: the optimizer is a `LazyAdam`, and moves the rows of tables that a batch looks up.
     clip_norm: None for no clipping. plateau_patience: after more than so many epochs in a row without a better select
-    metric the rate is multiplied by plateau_factor; None keeps the rate.
+    metric the rate is multiplied by plateau_factor; None keeps the rate. plateau_floor: a training has converged when
+    plateaus have lowered the rate to this share of what it was; 0 = never.
     """
 
     optimizer: OptimizerFactory
     clip_norm: float | None = None
     plateau_factor: float = 0.5
     plateau_patience: int | None = None
+    plateau_floor: float = 0.0
     by_row: bool = False
 
 
@@ -56,7 +58,7 @@ class FitModule(L.LightningModule):
     @property
     def arrived(self) -> bool:
         """Whether this training has reached its end before `Stopping` says so."""
-        return False
+        return self.learning_rate <= self.step.plateau_floor * self._weight_optimizer().defaults["lr"]
 
     @property
     def measured(self) -> Sequence[str]:
