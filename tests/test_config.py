@@ -146,6 +146,11 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
         (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
         (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
+        (
+            ["optimizer.plateau_floor=0.1", "optimizer.plateau_patience=null"],
+            "optimizer.plateau_floor: nothing reads it with optimizer.plateau_patience=null",
+        ),
+        (["model.l2_power=-1"], "model.l2_power: it should be"),
         (["prune.rounds=3"], "prune.rounds: nothing reads it with prune.schedule=one_shot; it is of iterative"),
         (["search=pep", "prune.finetune_epochs=3"], "prune.finetune_epochs: nothing reads it with prune.schedule=lea"),
         (["search=mde", "search.temperatures=[]"], "search.temperatures: it should have at least 1 item"),

@@ -13,6 +13,7 @@ from dnis_lightning.batch import Batch
 from dnis_lightning.errors import DataError
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mlp import MLP
+from dnis_lightning.lookup import with_distinct
 from dnis_lightning.ranking import Query
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.tasks import ClickThrough, Objective, Rating, TopK
@@ -77,6 +78,22 @@ def test_l2_counts_each_occurrence(rng: np.random.Generator) -> None:
     )
     value = Objective(Rating(), l2=0.1, l2_bias=0.3)(logits, label, rows, terms, 5)
     assert float(value) == pytest.approx(by_loops / 5)
+
+
+def test_l2_of_each_feature_has_its_share(rng: np.random.Generator) -> None:
+    """Of a pass over all rows, with shares 1 / n: the same for each feature, however often it occurs."""
+    ids = torch.tensor([[0, 3], [0, 4], [0, 3], [1, 3]])
+    table, biases = torch.from_numpy(rng.normal(size=(5, 3))), torch.from_numpy(rng.normal(size=5))
+    shares = 1 / ids.flatten().bincount(minlength=5).clamp(min=1)
+    objective = Objective(Rating(), l2=0.1, l2_bias=0.3, shares=shares)
+    zeros, shown = torch.zeros(4, dtype=torch.float64), ids.unique()
+    expected = 0.1 * table[shown].square().sum() + 0.3 * biases[shown].square().sum()
+    by_row = objective(zeros, zeros, table[ids], biases[ids], 4, features=ids)
+    assert float(4 * by_row) == pytest.approx(float(expected))
+    (batch,) = with_distinct([Batch(ids, zeros)])
+    distinct = batch.distinct.features
+    by_feature = objective(zeros, zeros, table[distinct], biases[distinct], 4, None, batch.times, distinct)
+    assert float(by_feature) == pytest.approx(float(by_row))
 
 
 def test_l2_on_the_net_is_shared_among_the_ranks_of_a_batch() -> None:

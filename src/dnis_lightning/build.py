@@ -136,10 +136,13 @@ def groups_of_test(prepared: Prepared, evaluation: Evaluation, blocks: Blocks) -
     return Groups.of(evaluation.batches("test"), blocks, vocabulary.frequency, vocabulary.stands_for_unseen)
 
 
-def make_objective(settings: Settings) -> Objective:
+def make_objective(settings: Settings, prepared: Prepared) -> Objective:
     """The loss of the task with this model's L2."""
-    model = settings.model
-    return Objective(make_task(settings), model.l2, model.l2_bias, model.l2_net)
+    model, shares = settings.model, None
+    if model.l2_power and (model.l2 or model.l2_bias):
+        frequency = torch.tensor(prepared.vocabulary.frequency, dtype=torch.float32)
+        shares = frequency.clamp(min=1) ** -model.l2_power
+    return Objective(make_task(settings), model.l2, model.l2_bias, model.l2_net, shares)
 
 
 def weight_step(settings: Settings) -> WeightStep:

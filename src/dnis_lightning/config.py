@@ -256,6 +256,8 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
         yield "model.l2_bias: there are no first-order terms with model.first_order=false"
+    if "optimizer.plateau_floor" in given and config.optimizer.get("plateau_patience") is None:
+        yield "optimizer.plateau_floor: nothing reads it with optimizer.plateau_patience=null"
     if "ship.tolerance" in given and (dtype := config.ship.get("dtype")) != "auto":
         yield f"ship.tolerance: nothing reads it with ship.dtype={dtype}; it is of auto"
     yield from _idle_in_topk(config, given)

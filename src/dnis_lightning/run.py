@@ -54,7 +54,7 @@ class Run:
     trial_jobs: Mapping[int, RunFolder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.objective = build.make_objective(self.settings)
+        self.objective = build.make_objective(self.settings, self.prepared)
         self.feedback = build.make_feedback(self.settings, self.prepared)
         self.evaluation = build.make_evaluation(self.settings, self.prepared, self.task, self.feedback)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)

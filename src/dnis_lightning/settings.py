@@ -64,6 +64,7 @@ class ModelSettings(_Group):
     init: Positive | Literal["xavier"]
     l2: NonNegative
     l2_bias: NonNegative
+    l2_power: NonNegative
     l2_net: NonNegative
     interaction: Node
 

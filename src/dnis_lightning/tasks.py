@@ -240,13 +240,26 @@ class TopK(Task):
 class Objective(nn.Module):
     """What the weights descend: the task's loss, and L2 on the rows of the batch, once per occurrence.
 
-    (1/B) Σ_b [ loss_b + l2 · Σ_f ‖e_{b,f}‖² + l2_bias · Σ_f w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows before the gates
-    (but after projections and thresholds), w the first-order terms, W the weight matrices of the interaction.
+    (1/B) Σ_b [ loss_b + l2 · Σ_f s_{b,f} ‖e_{b,f}‖² + l2_bias · Σ_f s_{b,f} w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows
+    before the gates (but after projections and thresholds), w the first-order terms, W the weight matrices of the
+    interaction.
+    shares (N,): s of each feature, 1 where that is None. With s_i = 1 / n_i, n_i how often a feature occurs in train,
+    L2 is the same for each feature in a pass over the data, as a normal prior of variance 1 / (2 l2) has it.
     """
 
-    def __init__(self, task: Task, l2: float = 0.0, l2_bias: float = 0.0, l2_net: float = 0.0) -> None:
+    shares: Tensor | None
+
+    def __init__(
+        self,
+        task: Task,
+        l2: float = 0.0,
+        l2_bias: float = 0.0,
+        l2_net: float = 0.0,
+        shares: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.task, self.l2, self.l2_bias, self.l2_net = task, l2, l2_bias, l2_net
+        self.register_buffer("shares", shares, persistent=False)
 
     def forward(
         self,
@@ -257,14 +270,19 @@ class Objective(nn.Module):
         total: int,
         net: Tensor | None = None,
         times: Callable[[], Tensor | None] = lambda: None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """The share of these rows in the loss of a global batch of `total` rows, a scalar.
 
         Logits (B,), labels (B,), embedding rows (…, K), first-order terms (…) or None; net: Σ ‖W‖² or None. times: how
-        often each of the rows and terms counts (…), asked for when it matters; None = once.
+        often each of the rows and terms counts (…), asked for when it matters; None = once. features (…): those that
+        rows and terms are of, by which their shares are found.
         """
         loss = self.task.loss(logits, label, total)
         counts = times() if self.l2 or self.l2_bias else None
+        if self.shares is not None and features is not None:
+            shares = self.shares[features]
+            counts = shares if counts is None else shares * counts
         if self.l2:
             loss = loss + self.l2 * _total(rows.square().sum(-1), counts) / total
         if self.l2_bias and terms is not None:

@@ -114,7 +114,8 @@ class FitModule(L.LightningModule):
     def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """The objective with L2, this rank's share."""
         logits, rows, terms, net = prediction
-        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times)
+        features = batch.ids if batch.distinct is None else batch.distinct.features
+        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times, features)
 
     def validation_step(self, batch: Batch | Query, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""
