@@ -31,6 +31,7 @@ from dnis_lightning.report.tables import paired
 OUTPUTS = Path("outputs/ablation")
 CASES = {
     "movielens-100k-mf": (("data=movielens-100k", "model=mf"), 0.1),
+    "movielens-100k-neumf": (("data=movielens-100k", "model=neumf"), 0.01),
     "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.05),
 }
 """Data and model, and the L2 that they have by default."""
@@ -43,8 +44,10 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "no penalty": ("search.penalty=0",),
     "penalty 0.3": ("search.penalty=0.3",),
     "penalty before equation 8, 1e-5": ("search.penalty=1e-5", "search.penalty_stage=raw"),
-    "step of α twice as large": ("search.gates_lr=0.1",),
-    "step of α half as large": ("search.gates_lr=0.025",),
+    "step of α four times as large": ("search.gates_lr=0.8",),
+    "step of α twice as large": ("search.gates_lr=0.4",),
+    "step of α half as large": ("search.gates_lr=0.1",),
+    "step of α a quarter as large": ("search.gates_lr=0.05",),
     "step of α by batch, 0.01, Adam": (
         "search.gates_lr=0.01",
         "search.gates_lr_per=step",
@@ -56,7 +59,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "warm start of 10 epochs": ("search.warm_start=10",),
     "the search moves the tables alone": ("search.tables_only=true",),
     "5 epochs of search": ("search.search_epochs=5",),
-    "30 epochs of search": ("search.search_epochs=30",),
+    "20 epochs of search": ("search.search_epochs=20", "search.search_patience=20"),
     "fit from the search's weights": ("search.fit_fresh=false",),
     "no fit after the search": ("search.fit_epochs=0",),
     "1 block": ("search.blocks=1",),

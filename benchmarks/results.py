@@ -87,7 +87,7 @@ TABLES = (
     Table(
         "criteo",
         "Criteo, the 137,139-row sample, FM",
-        ("data=criteo", "model=fm"),
+        ("data=criteo", "model=fm", "model.l2=1e-5", "model.l2_bias=0", "model.l2_power=0"),
         ("auc", "logloss"),
         (*(uniform(dims) for dims in (0, 8, 64)), cut_by_magnitude("[2,5,20]"), profile("default")),
     ),

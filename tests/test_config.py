@@ -176,6 +176,7 @@ PAPER = {
     "search.penalty": 0.0,
     "search.epsilon": 1e-7,
     "search.search_plateau": True,
+    "search.start_counts": False,
     "search.search_patience": 5,
     "optimizer.plateau_patience": None,
     "optimizer.plateau_floor": 0.0,

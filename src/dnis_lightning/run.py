@@ -158,10 +158,10 @@ class Run:
                 return made if self.earlier is None else self.earlier.give_to(made, blueprint)
 
             model = initial()
-            phases = [
-                self.phases.fit(f"{trial.name}/{one.name}", one, model, start=lambda: initial().state_dict())
-                for one in trial.phases
-            ]
+            phases: list[dict[str, Any]] = []
+            for one in trial.phases:
+                name, before = f"{trial.name}/{one.name}", phases[-1]["best"] if phases else math.nan
+                phases.append(self.phases.fit(name, one, model, start=lambda: initial().state_dict(), before=before))
             facts = {**self.evaluation.metrics(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
             facts["epochs"] = [phase["epochs"] for phase in phases]
             facts["kept"] = int(model.table.kept().sum())

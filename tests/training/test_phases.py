@@ -246,6 +246,21 @@ def test_the_learning_rate_falls_on_plateaus_and_its_floor_ends_the_phase(
     assert rates == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6], rel=1e-9)
 
 
+@pytest.mark.parametrize(("before", "kept"), [(0.0, True), (99.0, False), (float("nan"), False)])
+def test_the_start_of_a_phase_may_be_its_best(before: float, kept: bool, source: Synthetic, tmp_path: Path) -> None:
+    prepared = prepared_with("three_way", source, tmp_path)
+    phases, model = runner(prepared, tmp_path), model_for(prepared, gated=True)
+    started = copy.deepcopy(model.state_dict())
+    stopping = Stopping(3, 3, least_epochs=2, start_counts=True)
+    search = Phase("search", "train", stopping, GateStep(lr=0.2, per="epoch"), reset_gates=True)
+    facts = phases.fit("search", search, model, before=before)
+    assert (facts["best_epoch"] == 0) == kept
+    assert all(torch.equal(value, started[name]) for name, value in model.state_dict().items()) == kept
+    blocks = facts["diagnostics"]["blocks"]
+    assert all(block["gates"] == 1 for block in blocks if block["features"]) == kept
+    assert any("all gates are open again" in warning for warning in facts["diagnostics"]["warnings"]) == kept
+
+
 def test_a_fresh_phase_starts_again_with_the_gates_that_were_found(source: Synthetic, tmp_path: Path) -> None:
     prepared = prepared_with("three_way", source, tmp_path)
     phases, model = runner(prepared, tmp_path), model_for(prepared, gated=True)

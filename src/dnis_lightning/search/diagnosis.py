@@ -128,11 +128,11 @@ class Diagnosis:
 def diagnose(
     pushes: Pushes, gates: Sequence[Tensor], features: Sequence[int], *, best: int, gap: Gap | None
 ) -> Diagnosis:
-    """Of a search that ends with epoch `best` of T.
+    """Of a search that ends with epoch `best` of T; 0: with what it started from, all gates 1.
 
     pushes: of all its steps. gates: α (L, K) at the end of each epoch. features (L,): how many each block has.
     """
-    moved, ends = drift(gates), gates[best - 1]
+    moved, ends = drift(gates), gates[best - 1] if best else torch.ones_like(gates[0])
     columns = (data_share(pushes), signal(pushes), ends.mean(1), ends.amax(1) < DEAD, moved.mean(0))
     rows = zip(features, *(column.tolist() for column in columns), strict=True)
     blocks = tuple(BlockHealth(number, *row) for number, row in enumerate(rows, 1))

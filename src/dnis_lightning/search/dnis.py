@@ -20,6 +20,7 @@ class Dnis:
     warm_start: epochs at most of the first phase, 0 for none. tables_only: the search moves embeddings and first-order
     terms alone.
     search_epochs, search_patience, least_epochs, least_lr: when the search has converged, see `Stopping`.
+    start_counts: a search none of whose epochs is better on select than the warm start leaves all gates open.
     search_plateau: whether the search lowers the learning rate on plateaus.
     fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none; fit_fresh: it
     starts from the initial weights instead of those that the search ends with.
@@ -48,6 +49,7 @@ class Dnis:
         search_patience: Count,
         least_epochs: Count,
         least_lr: NonNegative,
+        start_counts: bool,
         search_plateau: bool,
         fit_epochs: Whole,
         fit_fresh: bool,
@@ -61,7 +63,7 @@ class Dnis:
                 f"search.least_epochs: {least_epochs} of search.search_epochs={search_epochs}: no epoch would count"
             )
         self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
-        self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr)
+        self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr, start_counts=start_counts)
         self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
         self.tables_only, self.search_plateau, self.fit_fresh = tables_only, search_plateau, fit_fresh
 

@@ -24,7 +24,8 @@ class Course:
     """What else is known of a search of T epochs.
 
     costs (T,): the metric that decides, on select, turned so that smaller is better. best: the epoch that the search
-    ends with. least_epochs: the first that counts. shared: the rows of search serve as select, too.
+    ends with, 0 for what it started from. least_epochs: the first that counts. shared: the rows of search serve as
+    select, too.
     """
 
     costs: Sequence[float]
@@ -99,7 +100,12 @@ def _on_gap(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
 
 def _on_select(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
     first, counting = course.costs[0], course.costs[max(course.least_epochs - 1, 1) :]
-    if counting and first <= min(counting) and first < course.costs[-1] and not _unfinished(diagnosis, course):
+    if course.best == 0:
+        yield (
+            "no epoch that counts (search.least_epochs) was better on select than what the search started from, so all "
+            "gates are open again; the gates earn nothing here, and search=none prune=prefix comes to the same"
+        )
+    elif counting and first <= min(counting) and first < course.costs[-1] and not _unfinished(diagnosis, course):
         yield (
             "select got worse from the first epoch of the search on, and none that counts (search.least_epochs) made "
             "up for it; the gates earn nothing here: compare with search=none prune=prefix"

@@ -22,7 +22,8 @@ class Stopping:
     max_epochs: at the latest; least_epochs: not before, and no earlier epoch counts as the best. The weights of the
     best epoch are what a phase ends with.
     least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
-    best: False for the weights of the last epoch instead of the best.
+    best: False for the weights of the last epoch instead of the best. start_counts: the weights that the phase starts
+    with, if their metric is known, are as good as those of an epoch: where none is better, the phase ends with them.
     """
 
     max_epochs: int
@@ -30,6 +31,7 @@ class Stopping:
     least_epochs: int = 1
     least_lr: float = 0.0
     best: bool = True
+    start_counts: bool = False
 
 
 @dataclass(frozen=True)

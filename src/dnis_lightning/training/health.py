@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -29,7 +30,7 @@ def examine(module: SearchModule, history: History, best: BestWeights, *, shared
     metric = module.objective.task.monitor
     gap = None if shared or larger_is_better(metric) else gap_between(search, select)  # what ranks are worth is no loss
     features = torch.bincount(module.selection.block_of, minlength=len(module.selection.gates)).tolist()
-    ends_with = best.best_epoch or len(rows)  # no epoch is the best where none had a finite metric
+    ends_with = best.best_epoch if math.isfinite(best.best) else len(rows)
     diagnosis = diagnose(module.pushes.to("cpu"), history.gates[-len(rows) :], features, best=ends_with, gap=gap)
     costs = [cost(metric, value) for value in select]
     warnings = doubts(diagnosis, Course(costs, ends_with, best.stopping.least_epochs, shared))

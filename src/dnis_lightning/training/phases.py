@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Callable
@@ -72,29 +73,31 @@ class PhaseRunner:
         model: Recommender,
         *,
         start: Callable[[], dict[str, Any]] | None = None,
+        before: float = math.nan,
         keep_weights: bool = True,
     ) -> dict[str, Any]:
         """Train `model` through a phase and leave it with the weights of its best epoch.
 
         name: the step's name in the journal; a finished step is read back instead. start: gives the weights that a
-        `fresh` phase goes back to. keep_weights: whether the journal keeps what this phase ends with.
-        Returns seconds, epochs, the best epoch, and its value of the task's metric on select.
+        `fresh` phase goes back to. before: the task's metric on select of the weights that it starts with, for phases
+        whose start counts. keep_weights: whether the journal keeps what this phase ends with.
+        Returns seconds, epochs, the best epoch (0: the start), and its value of the task's metric on select.
         """
         if name not in self.journal.done:
             if phase.fresh and start is not None:
                 gates = {} if model.gates is None else {GATES: model.gates.detach().clone()}
                 model.load_weights(start() | gates)
-            self._train(name, phase, model, keep_weights)
+            self._train(name, phase, model, before, keep_weights)
         elif self.journal.weights_of == name and self.journal.weights is not None:
             model.load_weights(self.journal.load(self.journal.weights))
         return self.journal.done[name]
 
-    def _train(self, name: str, phase: Phase, model: Recommender, keep_weights: bool) -> None:
+    def _train(self, name: str, phase: Phase, model: Recommender, before: float, keep_weights: bool) -> None:
         """Run a phase from its start, or from where the journal's file has it, and record how it ended."""
         if phase.reset_gates and model.gates is not None:
             model.gates.data.fill_(1)
         give_back_freed_memory()
-        facts = self._fit(name, phase, model)
+        facts = self._fit(name, phase, model, before)
         give_back_freed_memory()  # trainer, module and callbacks hold each other, and with them the optimizer's state
         model.to("cpu")
         if self.journal.best is not None:
@@ -106,12 +109,14 @@ class PhaseRunner:
         else:
             self.journal.record(name, facts)
 
-    def _fit(self, name: str, phase: Phase, model: Recommender) -> dict[str, Any]:
+    def _fit(self, name: str, phase: Phase, model: Recommender, before: float) -> dict[str, Any]:
         """Train, and note the best weights and the history in the journal; how many epochs, and which was the best."""
         best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping, self.journal)
         history = History(name, self.journal.history, self.on_row)
         trainer = self._trainer(phase, [best, history])
         resumes = self.journal.begin(name)
+        if phase.stopping.start_counts and math.isfinite(before) and not resumes:
+            best.best, self.journal.best = before, self.journal.save(model.state_dict())
         torch.manual_seed(self._seed_of(name))  # dropout, too, does not depend on what a kill has cut short
         model.train()
         if self.options.compile:
