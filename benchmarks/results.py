@@ -5,7 +5,8 @@
     python -m benchmarks.results --table            # the tables of what is there already
 
 Every row of a table is one `python -m dnis_lightning -m …`, printed before it runs. All follow dense Adam
-(optimizer.catch_up=true) and are cut by equation 9 (prune=elements), as in the paper. Finished jobs are passed over, so
+(optimizer.catch_up=true) and are cut by equation 9 (prune=elements), as in the paper. The search moves α as it did when
+the tables were made. Finished jobs are passed over, so
 a run that was cut short goes on. DNIS_DATA names the folder of the raw data.
 """
 
@@ -59,8 +60,9 @@ def cut_by_magnitude(rates: str) -> Row:
 
 
 def profile(name: str) -> Row:
-    """The search by one of its profiles."""
-    return Row(f"DNIS, {name}", ("search=dnis", f"profile={name}"))
+    """The search by one of its profiles; the default one as it was when the tables were made."""
+    then = ("search.gates_lr=0.05", "search.search_epochs=15", "search.search_patience=15", "search.start_counts=false")
+    return Row(f"DNIS, {name}", ("search=dnis", f"profile={name}", *(then if name == "default" else ())))
 
 
 NO_L2 = ("model.l2=0", "model.l2_bias=0")
@@ -121,7 +123,8 @@ def main() -> None:
 
 
 def _sweep(table: Table, row: Row) -> None:
-    then = ("optimizer.catch_up=true", "prune=elements")  # what was the default when the tables were made
+    # what was the default when the tables were made
+    then = ("optimizer.catch_up=true", "optimizer.plateau_floor=0", "prune=elements")
     arguments = [*table.shared, *row.arguments, *then, f"seed={','.join(map(str, SEEDS))}"]
     if sweep([*arguments, f"output_dir={_folder(table, row)}", "hydra/launcher=joblib"]):
         sys.exit(1)

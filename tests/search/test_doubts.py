@@ -72,6 +72,8 @@ SOUND: dict[str, tuple[Diagnosis, Course]] = {
     "some blocks at rest": (with_blocks(1, 2, 3, drift=0.0), FALLING),
     "moving, but on the spot": (replace(GOOD, drift=Pace(0.011, 0.01)), FALLING),
     "moving, past the best epoch": (replace(GOOD, drift=Pace(0.03, 0.025)), BACK),
+    "a search that won": (GOOD, replace(RISING, judged=True)),
+    "a gap that grew in a search that won": (replace(GOOD, gap=Gap(0.0, 0.2, 0.2)), replace(BACK, judged=True)),
     "of two epochs": (replace(GOOD, epochs=2, drift=Pace(0.1, 0.1)), replace(FALLING, costs=[1.0, 0.9], best=2)),
     "a gap that grew while select got better": (replace(GOOD, gap=Gap(0.0, 0.2, 0.2)), FALLING),
     "a gap that grew a little": (replace(GOOD, gap=Gap(0.0, 0.03, 0.03)), BACK),

@@ -25,13 +25,19 @@ class Course:
 
     costs (T,): the metric that decides, on select, turned so that smaller is better. best: the epoch that the search
     ends with, 0 for what it started from. least_epochs: the first that counts. shared: the rows of search serve as
-    select, too.
+    select, too. judged: what it started from was known and counted, so that an epoch that was chosen is better.
     """
 
     costs: Sequence[float]
     best: int
     least_epochs: int
     shared: bool
+    judged: bool = False
+
+    @property
+    def won(self) -> bool:
+        """Whether the search is known to have led to something better."""
+        return self.judged and self.best > 0
 
 
 def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
@@ -91,7 +97,7 @@ def _unfinished(diagnosis: Diagnosis, course: Course) -> bool:
 
 def _on_gap(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
     stale = min(course.costs) not in course.costs[int(_LATE * diagnosis.epochs) :]
-    if diagnosis.gap is not None and diagnosis.gap.growth > GROWTH and stale:
+    if diagnosis.gap is not None and diagnosis.gap.growth > GROWTH and stale and not course.won:
         yield (
             "α came to fit the search rows: their loss fell away from that of select, which got worse; take a larger "
             "search.penalty, fewer search.search_epochs or search.blocks, or more rows"
@@ -105,7 +111,9 @@ def _on_select(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
             "no epoch that counts (search.least_epochs) was better on select than what the search started from, so all "
             "gates are open again; the gates earn nothing here, and search=none prune=prefix comes to the same"
         )
-    elif counting and first <= min(counting) and first < course.costs[-1] and not _unfinished(diagnosis, course):
+    elif course.won or _unfinished(diagnosis, course):
+        return
+    elif counting and first <= min(counting) and first < course.costs[-1]:
         yield (
             "select got worse from the first epoch of the search on, and none that counts (search.least_epochs) made "
             "up for it; the gates earn nothing here: compare with search=none prune=prefix"

@@ -16,6 +16,7 @@ from torch import Tensor
 from dnis_lightning.errors import stop_if_interrupted
 from dnis_lightning.measures import cost, headline
 from dnis_lightning.paths import whole_file
+from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.training.fit_module import FitModule
 from dnis_lightning.training.journal import Journal, all_ranks_here
@@ -29,7 +30,12 @@ class BestWeights(L.Callback):
 
     def __init__(self, monitor: str, stopping: Stopping, journal: Journal) -> None:
         self.monitor, self.stopping, self.journal = monitor, stopping, journal
-        self.best, self.best_epoch, self.epochs = math.nan, 0, 0
+        self.start, self.best, self.best_epoch, self.epochs = math.nan, math.nan, 0, 0
+
+    def begin_with(self, recommender: Recommender, value: float) -> None:
+        """The weights that a phase starts with, whose metric is known, count as an epoch before the first."""
+        self.start = self.best = value
+        self.journal.best = self.journal.save(recommender.state_dict())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares this epoch with the best so far."""
@@ -62,10 +68,11 @@ class BestWeights(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and epoch so far."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "epochs": self.epochs}
+        return {"start": self.start, "best": self.best, "best_epoch": self.best_epoch, "epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes them back."""
+        self.start = state_dict["start"]
         self.best, self.best_epoch, self.epochs = (state_dict[k] for k in ("best", "best_epoch", "epochs"))
 
 

@@ -33,7 +33,8 @@ def examine(module: SearchModule, history: History, best: BestWeights, *, shared
     ends_with = best.best_epoch if math.isfinite(best.best) else len(rows)
     diagnosis = diagnose(module.pushes.to("cpu"), history.gates[-len(rows) :], features, best=ends_with, gap=gap)
     costs = [cost(metric, value) for value in select]
-    warnings = doubts(diagnosis, Course(costs, ends_with, best.stopping.least_epochs, shared))
+    course = Course(costs, ends_with, best.stopping.least_epochs, shared, judged=math.isfinite(best.start))
+    warnings = doubts(diagnosis, course)
     log.info("%s: what moved the gates\n%s", history.phase, "\n".join(_told(diagnosis, _gap(gap, metric, shared))))
     for warning in warnings:
         log.warning("%s: %s", history.phase, warning)

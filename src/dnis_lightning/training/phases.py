@@ -116,7 +116,7 @@ class PhaseRunner:
         trainer = self._trainer(phase, [best, history])
         resumes = self.journal.begin(name)
         if phase.stopping.start_counts and math.isfinite(before) and not resumes:
-            best.best, self.journal.best = before, self.journal.save(model.state_dict())
+            best.begin_with(model, before)
         torch.manual_seed(self._seed_of(name))  # dropout, too, does not depend on what a kill has cut short
         model.train()
         if self.options.compile:
