@@ -11,11 +11,7 @@ Test metrics as mean ± standard deviation over the seeds; Δ is the mean differ
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import cell, slug, sweep
+from benchmarks.results import cell, launch, results_in, slug, sweep
 from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
@@ -133,15 +129,14 @@ def _run_replaced(case: str, variant: str, seed: str) -> None:
 def _untaken(name: str, case: str, variant: str, arguments: list[str], seed: str) -> None:
     """One run of `benchmarks.untaken`, unless it is there."""
     if seed not in _folders(case, variant):
-        words = ["-m", "benchmarks.untaken", name, *CASES[case][0], *arguments, f"seed={seed}"]
-        words += [f"output_dir={_folder(case, variant)}", "resume=auto", "trainer.threads=1"]
-        print(f"\n$ python {shlex.join(words)}", flush=True)
-        subprocess.run([sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+        shared = (*CASES[case][0], f"seed={seed}", f"output_dir={_folder(case, variant)}")
+        if launch("benchmarks.untaken", name, *shared, *arguments):
+            sys.exit(1)
 
 
 def _folders(case: str, variant: str) -> dict[str, Path]:
     """Of the finished runs, by seed."""
-    return {str(run["seed"]): folder for folder, run in _runs(case, variant)}
+    return {str(run["seed"]): folder for folder, run in results_in(_folder(case, variant))}
 
 
 def arguments_of(case: str, variant: str) -> list[str]:
@@ -156,7 +151,7 @@ def _folder(case: str, variant: str) -> Path:
 
 def _markdown(case: str) -> Iterator[str]:
     everything = [*VARIANTS, *REPLACED]
-    runs = {variant: {run["seed"]: run for _, run in _runs(case, variant)} for variant in everything}
+    runs = {variant: {run["seed"]: run for _, run in results_in(_folder(case, variant))} for variant in everything}
     recipe = runs[RECIPE]
     if not recipe:
         return
@@ -169,12 +164,6 @@ def _markdown(case: str) -> Iterator[str]:
             cells = [cell([_test(parts[number]) for parts in values.values()]) for number in range(len(cuts) + 1)]
             minutes = statistics.mean(run["seconds"]["total"] for run in found.values()) / 60
             yield f"| {variant} | {' | '.join(cells)} | {_difference(found, recipe)} | {minutes:.1f} |"
-
-
-def _runs(case: str, variant: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and result of each finished run."""
-    for path in sorted(_folder(case, variant).glob("*/*/result.json")):
-        yield path.parent, json.loads(path.read_text())
 
 
 def _test(part: Mapping[str, Any]) -> float:

@@ -6,8 +6,8 @@
 
 Every row of a table is one `python -m dnis_lightning -m …`, printed before it runs. All follow dense Adam
 (optimizer.catch_up=true) and are cut by equation 9 (prune=elements), as in the paper. The search moves α as it did when
-the tables were made. Finished jobs are passed over, so
-a run that was cut short goes on. DNIS_DATA names the folder of the raw data.
+the tables were made. Finished jobs are passed over, so a run that was cut short goes on. DNIS_DATA names the folder of
+the raw data.
 """
 
 from __future__ import annotations
@@ -132,7 +132,12 @@ def _sweep(table: Table, row: Row) -> None:
 
 def sweep(arguments: Sequence[str]) -> int:
     """Run what is missing of a sweep, each job on one core; 1 where a job failed, else 0."""
-    words = ["-m", "dnis_lightning", "-m", *arguments, "resume=auto", "trainer.threads=1"]
+    return launch("dnis_lightning", "-m", *arguments)
+
+
+def launch(module: str, *arguments: str) -> int:
+    """Run a module on one core, going on where it was cut short; its exit code."""
+    words = ["-m", module, *arguments, "resume=auto", "trainer.threads=1"]
     print(f"\n$ python {shlex.join(words)}", flush=True)
     return subprocess.run([sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
 
@@ -189,8 +194,14 @@ def _results(table: Table, row: Row) -> Iterator[dict[str, Any]]:
 
 def finished(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The configuration and the result of each finished run in an output_dir."""
+    for run, result in results_in(folder):
+        yield yaml.safe_load((run / "config.yaml").read_text()), result
+
+
+def results_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder and the result of each finished run in an output_dir."""
     for path in sorted(folder.glob("*/*/result.json")):
-        yield yaml.safe_load(path.with_name("config.yaml").read_text()), json.loads(path.read_text())
+        yield path.parent, json.loads(path.read_text())
 
 
 def _value(run: Mapping[str, Any], metric: str, cut: str) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -91,11 +92,15 @@ class Given(SearchModule):
 
     runs: tuple[Path, ...] = ()
 
+    @cached_property
+    def mean(self) -> Tensor:
+        """(L, K) of the gates of those runs."""
+        return torch.stack([load_best(RunFolder(run))["recommender"][GATES] for run in self.runs]).mean(0)
+
     def descend_gates(self, train: Batch, search: Batch) -> None:
         """Back to the mean after each step."""
         super().descend_gates(train, search)
-        gates = [load_best(RunFolder(run))["recommender"][GATES] for run in self.runs]
-        self.selection.gates.data.copy_(torch.stack(gates).mean(0))
+        self.selection.gates.data.copy_(self.mean)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class Batch:
         """The rows of the batch over all ranks; losses are sums divided by it."""
         return self.size if self.total is None else self.total
 
+    @property
+    def features(self) -> Tensor:
+        """What is looked up for it: the distinct features (U,) where they are known, else its ids (B, C)."""
+        return self.ids if self.distinct is None else self.distinct.features
+
     def there(self) -> Tensor | None:
         """(B, C) bool: which columns hold a feature, if not all do: a number may be 0, but in a list 0 is its end."""
         if self.offsets is None or self.values is None:

@@ -103,7 +103,7 @@ class Recommender(nn.Module):
 
         gather: how rows are looked up; of a batch with its distinct features each is asked for once.
         """
-        features = batch.ids if batch.distinct is None else batch.distinct.features
+        features = batch.features
         rows = self.table(features, gather)
         gated = rows if self.selection is None else self.selection(rows, features)
         logits = self._interacted(gated, batch)

@@ -233,9 +233,7 @@ def test_the_learning_rate_falls_on_plateaus_and_its_floor_ends_the_phase(
     least_lr: float, share: float, source: Synthetic, tmp_path: Path
 ) -> None:
     prepared = prepared_with("three_way", source, tmp_path)
-    step = WeightStep(
-        partial(torch.optim.SGD, lr=1e-3), plateau_factor=0.1, plateau_patience=0, plateau_floor=share * (1 + 1e-9)
-    )
+    step = WeightStep(partial(torch.optim.SGD, lr=1e-3), plateau_factor=0.1, plateau_patience=0, plateau_floor=share)
     phases = runner(prepared, tmp_path, step)
     model = model_for(prepared)
     for parameter in model.parameters():  # nothing learns, so every epoch but the first is a plateau

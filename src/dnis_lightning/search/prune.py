@@ -21,7 +21,7 @@ from dnis_lightning.search.schedule import Schedule
 log = logging.getLogger(__name__)
 
 By = Literal["elements", "gates", "prefix"]
-_ROWS_AT_ONCE = 65536
+_ROWS_AT_ONCE = 1 << 16
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
 

@@ -46,7 +46,7 @@ class BestWeights(L.Callback):
         if counts and (self._cost(value) < self._cost(self.best) or not self.stopping.best):
             self.best, self.best_epoch = value, self.epochs
             self.journal.best = self.journal.save(pl_module.recommender.state_dict())
-        trainer.should_stop = self._converged(value, pl_module.learning_rate) or pl_module.arrived
+        trainer.should_stop = self._converged(value, pl_module) or pl_module.arrived
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits until the weights are there for all ranks."""
@@ -55,7 +55,7 @@ class BestWeights(L.Callback):
     def _cost(self, value: float) -> float:
         return cost(self.monitor.removeprefix("select/"), value)
 
-    def _converged(self, value: float, lr: float) -> bool:
+    def _converged(self, value: float, module: FitModule) -> bool:
         stopping = self.stopping
         if not math.isfinite(value):
             log.warning(
@@ -63,7 +63,8 @@ class BestWeights(L.Callback):
             )
             return True
         stale = self.epochs - self.best_epoch >= stopping.patience
-        at_the_floor = lr <= stopping.least_lr * (1 + 1e-9)  # 1e-3 lowered three times by 0.1 is 1.0000000000000002e-6
+        floor = max(stopping.least_lr, module.least_learning_rate)
+        at_the_floor = module.learning_rate <= floor * (1 + 1e-9)  # 1e-3 lowered thrice by 0.1 is 1.0000000000000002e-6
         return self.epochs >= stopping.least_epochs and (stale or at_the_floor)
 
     def state_dict(self) -> dict[str, Any]:

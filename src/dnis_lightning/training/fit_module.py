@@ -58,7 +58,7 @@ class FitModule(L.LightningModule):
     @property
     def arrived(self) -> bool:
         """Whether this training has reached its end before `Stopping` says so."""
-        return self.learning_rate <= self.step.plateau_floor * self._weight_optimizer().defaults["lr"]
+        return False
 
     @property
     def measured(self) -> Sequence[str]:
@@ -114,8 +114,7 @@ class FitModule(L.LightningModule):
     def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """The objective with L2, this rank's share."""
         logits, rows, terms, net = prediction
-        features = batch.ids if batch.distinct is None else batch.distinct.features
-        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times, features)
+        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times, batch.features)
 
     def validation_step(self, batch: Batch | Query, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""
@@ -144,6 +143,11 @@ class FitModule(L.LightningModule):
     def learning_rate(self) -> float:
         """The present step size of Θ."""
         return float(self._weight_optimizer().param_groups[0]["lr"])
+
+    @property
+    def least_learning_rate(self) -> float:
+        """At which it has converged, by the share of the first one that the floor is; 0 = never."""
+        return self.step.plateau_floor * float(self._weight_optimizer().defaults["lr"])
 
     def add_up(self, name: str, value: Tensor) -> None:
         """Sum a per-batch figure without waiting for the device; `epoch_means` reads it."""
