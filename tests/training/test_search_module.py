@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding import selection
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.interaction.mf import MF
 from dnis_lightning.recommender import FeatureSpace, Recommender
@@ -160,6 +161,28 @@ def test_training_alone_leaves_the_gates(rng: np.random.Generator, tmp_path: Pat
     fit(FitModule(made, Objective(Rating()), SGD), pairs(rng), tmp_path)
     assert torch.equal(made.gates, before)
     assert not torch.equal(made.table.weight, table)
+
+
+@pytest.mark.parametrize(("gates", "looks"), [([1.0, 1.0], 0), ([1.0, 0.5], STEPS)])
+def test_gates_that_all_are_open_and_at_rest_are_not_looked_up(
+    gates: list[float], looks: int, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, batches, looked = model(), pairs(rng), []
+    made.selection.gates.data = torch.tensor(gates, dtype=torch.float64)[:, None].expand(2, 3).clone()
+    written_out, theta = model(), ("table.weight", "first_order.weight", "global_bias")
+    written_out.load_state_dict(made.state_dict())
+    expand = selection._Expand.apply
+    monkeypatch.setattr(selection._Expand, "apply", lambda *given: looked.append(1) or expand(*given))
+    fit(FitModule(made, Objective(Rating()), SGD), batches, tmp_path)
+    assert len(looked) == looks
+    assert not made.selection.idle, "who moves gates next is not misled"
+    for batch in (pair["train"] for pair in batches):
+        loss = (written_out(batch).logits - batch.label).square().mean()
+        own = dict(written_out.named_parameters())
+        for name, slope in zip(theta, torch.autograd.grad(loss, [own[name] for name in theta]), strict=True):
+            own[name].data -= 0.1 * slope
+    for name in theta:
+        assert torch.allclose(made.state_dict()[name], written_out.state_dict()[name], rtol=1e-9), name
 
 
 def test_tables_only_holds_all_else(rng: np.random.Generator, tmp_path: Path) -> None:

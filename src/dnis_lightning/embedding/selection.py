@@ -20,9 +20,11 @@ class SoftSelection(nn.Module):
 
     The gates start at 1. They take no part in the backward of the weights (`requires_grad` is off, so that DDP leaves
     them alone); the search asks for their gradient by itself.
+    idle: whether rows pass as they are, without a look at the gates: see `rest`.
     """
 
     block_of: Tensor
+    idle: bool = False
 
     def __init__(self, block_of: np.ndarray, blocks: int, dims: int) -> None:
         super().__init__()
@@ -32,7 +34,13 @@ class SoftSelection(nn.Module):
 
     def forward(self, rows: Tensor, features: Tensor) -> Tensor:
         """Rows (…, K) of features (…), each scaled by the gates of its block."""
+        if self.idle:
+            return rows
         return rows * _Expand.apply(self.gates, self.block_of[features])
+
+    def rest(self, resting: bool) -> None:
+        """Gates that all are 1 stay so until this is called again with False: nothing is multiplied meanwhile."""
+        self.idle = resting and bool((self.gates == 1).all())
 
     @torch.no_grad()
     def merge(self, table: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ class ControllerModule(FitModule):
         # (K,), or (tables · K,): the part that each dimension is in
         self._part_of = torch.arange(parts).repeat_interleave(torch.tensor(widths)).repeat(tables)
 
+    @property
+    def moves_gates(self) -> bool:
+        """Yes: with each choice."""
+        return True
+
     def configure_optimizers(self) -> Any:
         """Θ's optimizer and the controller's."""
         return [

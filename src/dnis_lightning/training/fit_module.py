@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.lookup import gather, with_distinct
 from dnis_lightning.measures import larger_is_better
 from dnis_lightning.ranking import Query
@@ -56,6 +57,11 @@ class FitModule(L.LightningModule):
         self._choose_trainable(tables_only)
 
     @property
+    def moves_gates(self) -> bool:
+        """Whether α is not the same throughout."""
+        return False
+
+    @property
     def arrived(self) -> bool:
         """Whether this training has reached its end before `Stopping` says so."""
         return False
@@ -78,6 +84,16 @@ class FitModule(L.LightningModule):
         """Θ in the optimizer's groups: what is stepped by row, then all else that is trained."""
         dense = {"params": [p for p in self.recommender.parameters() if p.requires_grad]}
         return [{"params": self.recommender.tables(), "by_row": True}, dense] if self.step.by_row else [dense]
+
+    def on_fit_start(self) -> None:
+        """Gates that nothing moves need not be looked up, where all are open."""
+        if isinstance(self.recommender.selection, SoftSelection):
+            self.recommender.selection.rest(not self.moves_gates)
+
+    def on_fit_end(self) -> None:
+        """From here on others may move them."""
+        if isinstance(self.recommender.selection, SoftSelection):
+            self.recommender.selection.rest(False)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """One step on Θ."""

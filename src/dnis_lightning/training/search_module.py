@@ -36,6 +36,11 @@ class SearchModule(FitModule):
         self.gates_lr = gate_step.lr / steps_per_epoch if gate_step.per == "epoch" else gate_step.lr
         self.pushes = Pushes.none(self.selection.gates)
 
+    @property
+    def moves_gates(self) -> bool:
+        """Yes: with each batch of search rows."""
+        return True
+
     def configure_optimizers(self) -> Any:
         """Θ's optimizer and α's."""
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -74,6 +79,7 @@ class SearchModule(FitModule):
 
     def on_fit_start(self) -> None:
         """Brings what is summed to where the gates are by now."""
+        super().on_fit_start()
         self.pushes = self.pushes.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
