@@ -19,7 +19,7 @@ DECADES = {"no row": (0, 0), "1–9": (1, 9), "10–99": (10, 99), "100–999": 
 
 @pytest.fixture
 def blocks() -> Blocks:
-    return make_blocks(FREQUENCY, np.zeros(8, dtype=np.int32), blocks=3)
+    return make_blocks(FREQUENCY, np.zeros(8, dtype=np.int32), blocks=6)
 
 
 def batches(rng: np.random.Generator, rows: int = 40) -> list[Batch]:
@@ -38,6 +38,8 @@ def test_membership_by_loops(blocks: Blocks, rng: np.random.Generator) -> None:
     made = batches(rng)
     found = Groups.of(made, blocks, FREQUENCY, UNKNOWN)
     ids = np.concatenate([batch.ids.numpy() for batch in made])
+    member = np.stack(list(found.members()), 1)
+    assert member.shape == (len(ids), len(found.groups))
     for column, group in enumerate(found.groups):
         for row, own in enumerate(ids):
             belongs = {
@@ -46,15 +48,15 @@ def test_membership_by_loops(blocks: Blocks, rng: np.random.Generator) -> None:
                 or f"block {1 + blocks.block_of[own[1]]}" == group.name,
                 "rarest": rarest(own) == group.name,
             }[group.by]
-            assert found.member[row, column] == belongs
-        assert group.rows == found.member[:, column].sum() > 0
+            assert member[row, column] == belongs
+        assert group.rows == member[:, column].sum() > 0
         if group.by == "rarest":
             assert (group.least, group.most) == DECADES[group.name]
         if group.by == "block":
             mine = FREQUENCY[blocks.block_of == int(group.name.removeprefix("block ")) - 1]
             assert (group.least, group.most) == (mine.min(), mine.max())
     by_rarest = [column for column, group in enumerate(found.groups) if group.by == "rarest"]
-    assert found.member[:, by_rarest].sum(1).tolist() == [1] * len(ids)
+    assert member[:, by_rarest].sum(1).tolist() == [1] * len(ids)
 
 
 def test_features_that_are_not_there_do_not_count(blocks: Blocks) -> None:
@@ -62,7 +64,7 @@ def test_features_that_are_not_there_do_not_count(blocks: Blocks) -> None:
     batch = Batch(torch.tensor([[1, 5, 4], [1, 5, 4]]), torch.zeros(2), values, torch.tensor([0, 1, 3]))
     found = Groups.of([batch], blocks, FREQUENCY, UNKNOWN)
     (column,) = [column for column, group in enumerate(found.groups) if group.name == "no row"]
-    assert found.member[:, column].tolist() == [False, True]
+    assert list(found.members())[column].tolist() == [False, True]
 
 
 def test_rows_of_queries_are_wanted_items_with_their_users(blocks: Blocks) -> None:
@@ -79,8 +81,7 @@ def test_rows_of_queries_are_wanted_items_with_their_users(blocks: Blocks) -> No
 def test_values_and_changes_are_means_over_the_rows_of_a_group(blocks: Blocks, rng: np.random.Generator) -> None:
     groups = Groups.of(batches(rng), blocks, FREQUENCY, UNKNOWN)
     before, after = (Outcomes({}, {}, rng.random(40).astype(np.float32)) for _ in range(2))
-    for column, told in enumerate(groups.compared(before, after)):
-        mine = groups.member[:, column]
+    for mine, told in zip(groups.members(), groups.compared(before, after), strict=True):
         assert told["value"] == pytest.approx(after.rows[mine].mean())
         expected = mean_interval((after.rows - before.rows)[mine]).told()
         assert (told["difference"], told["low"]) == (pytest.approx(expected["difference"]), expected["low"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,10 +37,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups that have rows, G of them, and member (R, G) bool: which rows of the split belong to which."""
+    """The groups that have rows, G, and bits (R, ceil(G / 8)) uint8: to which of them each row of the split belongs."""
 
     groups: tuple[Group, ...]
-    member: np.ndarray
+    bits: np.ndarray
 
     @classmethod
     def of(cls, batches: Iterable[Batch | Query], blocks: Blocks, frequency: np.ndarray, unknown: np.ndarray) -> Groups:
@@ -50,20 +50,29 @@ class Groups:
         rows of queries are the wanted items that have a row, with their users.
         """
         decades = np.where(unknown | (frequency == 0), 0, 1 + np.log10(np.maximum(frequency, 1)).astype(np.int64))
-        found = [_members(ids, there, blocks, decades) for ids, there in map(_shown, batches)]
-        member = np.concatenate([np.zeros((0, 1 + blocks.count + _MOST_DECADES), dtype=bool), *found])
-        kept = np.flatnonzero(member.any(0))
-        groups = [_group(int(column), blocks, frequency, int(member[:, column].sum())) for column in kept]
-        return cls(tuple(groups), member[:, kept])
+        rows, found = np.zeros(1 + blocks.count + _MOST_DECADES, dtype=np.int64), []
+        for ids, there in map(_shown, batches):
+            member = _members(ids, there, blocks, decades)
+            rows += member.sum(0)
+            found.append(np.packbits(member, axis=1))  # of all splits and blocks, a byte each would be gigabytes
+        kept = np.flatnonzero(rows)
+        groups = [_group(int(column), blocks, frequency, int(rows[column])) for column in kept]
+        found = [np.packbits(np.unpackbits(bits, axis=1)[:, kept], axis=1) for bits in found]
+        return cls(tuple(groups), np.concatenate([np.zeros((0, -(-len(kept) // 8)), dtype=np.uint8), *found]))
+
+    def members(self) -> Iterator[np.ndarray]:
+        """Of each group (R,) bool, whether a row belongs to it."""
+        for column in range(len(self.groups)):
+            yield (self.bits[:, column // 8] >> (7 - column % 8) & 1).astype(bool)
 
     def values(self, outcomes: Outcomes) -> list[dict[str, float | None]]:
         """Of each group the mean of its rows; of clicks the rates, predicted and observed, too."""
-        return [_values(outcomes, mine) for mine in self.member.T]
+        return [_values(outcomes, mine) for mine in self.members()]
 
     def compared(self, before: Outcomes, after: Outcomes) -> list[dict[str, float | None]]:
         """The values of `after`, and how much larger they are than those of `before`, as intervals."""
         change = after.rows - before.rows
-        intervals = (mean_interval(change[mine]).told() for mine in self.member.T)
+        intervals = (mean_interval(change[mine]).told() for mine in self.members())
         return [values | interval for values, interval in zip(self.values(after), intervals, strict=True)]
 
 
