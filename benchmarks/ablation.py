@@ -26,9 +26,9 @@ from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
 CASES = {
-    "movielens-100k-mf": (("data=movielens-100k", "model=mf"), 0.1),
-    "movielens-100k-neumf": (("data=movielens-100k", "model=neumf"), 0.01),
-    "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.05),
+    "movielens-100k-mf": (("data=movielens-100k", "model=mf"), 1.0),
+    "movielens-100k-neumf": (("data=movielens-100k", "model=neumf"), 0.1),
+    "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.8),
 }
 """Data and model, and the L2 that they have by default."""
 BUDGETS = "search.budget=[20%,10%,5%]"

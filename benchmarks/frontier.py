@@ -52,7 +52,7 @@ class Case:
 TWEETS = (
     "data=table",
     "data.name=movietweetings",
-    "data.path=${oc.env:DNIS_DATA}/movietweetings/ratings.dat",
+    "data.path=${data.root}/movietweetings/ratings.dat",
     "data.separator='::'",
     "data.columns=[user,item,rating,time]",
     "data.label=rating",
@@ -60,18 +60,18 @@ TWEETS = (
     "data.fields=[user,item]",
     "data.batch_size=1024",
     "trainer.max_epochs=300",
-    "model.l2_bias=0.03",
+    "model.l2_bias=0.4",
 )
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")
 TOWER = ("model.hidden=[128,64]", "model.l2_net=1e-3")
 CASES = (
-    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.05, 0.1, 0.2)),
-    Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.003, 0.01, 0.03), 2),
-    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.025, 0.05, 0.1)),
-    Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.003, 0.01, 0.03), 2),
-    Case("movietweetings-mf", "MovieTweetings, MF", (*TWEETS, "model=mf"), "mse", (0.2, 0.5, 1.0)),
+    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0)),
+    Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
+    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6)),
+    Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
+    Case("movietweetings-mf", "MovieTweetings, MF", (*TWEETS, "model=mf"), "mse", (2.0, 4.0, 8.0)),
     Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm"), "logloss", (30.0, 100.0, 300.0)),
     Case("criteo-deepfm", "Criteo, DeepFM", (*CRITEO, "model=deepfm", *TOWER), "logloss", (30.0, 100.0, 300.0)),
 )

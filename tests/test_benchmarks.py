@@ -273,7 +273,7 @@ def test_every_ablation_can_be_run(variant: str) -> None:
     told = ablation.arguments_of("movielens-1m-mf", variant)
     config = composed(*told, f"output_dir={ablation._folder('movielens-1m-mf', variant)}")
     check_config(config, told)
-    assert config.model.l2 == {"L2 half as large": 0.025, "L2 twice as large": 0.1}.get(variant, 0.05)
+    assert config.model.l2 == {"L2 half as large": 0.4, "L2 twice as large": 1.6}.get(variant, 0.8)
 
 
 @pytest.mark.parametrize("variant", [one for one in ablation.REPLACED if one != ablation.AVERAGED])

@@ -365,6 +365,23 @@ def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
     assert check_config(composed(*given), given).model.l2 == 0.25
 
 
+@pytest.mark.parametrize(
+    ("task", "model", "l2", "l2_bias", "power"),
+    [
+        ("rating", "fm", 1.5, 0.3, 0.5),
+        ("rating", "neumf", 0.1, 0.3, 0.5),
+        ("ctr", "fm", 100, 10, 1),
+        ("topk", "neumf", 0, 0, 0),
+    ],
+)
+def test_a_table_of_ones_own_has_an_l2_to_start_from(
+    task: str, model: str, l2: float, l2_bias: float, power: float
+) -> None:
+    given = ["data=table", "data.path=a.csv", "data.label=b", f"data.task={task}", f"model={model}"]
+    told = composed(*given).model
+    assert (told.l2, told.l2_bias, told.l2_power) == (l2, l2_bias, power)
+
+
 def test_network_pruning_is_iterative_but_for_the_authors() -> None:
     schedules = {p: composed("search=magnitude", f"profile={p}").prune.schedule for p in options("profile")}
     assert schedules == {"default": "iterative", "paper": "iterative", "authors": "one_shot"}
