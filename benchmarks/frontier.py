@@ -38,7 +38,8 @@ WHOLE = ("MDE", "random")
 class Case:
     """Data and model. metric: on test, by which tables are compared, a loss. tables: that the model has side by side.
 
-    l2: of the rows, three, of which the second is tuned at K = 64.
+    l2: of the rows, three, of which the second is tuned at K = 64. biases: arguments for K = 0, whose biases want an L2
+    of their own where rows are few.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     metric: str
     l2: tuple[float, float, float]
     tables: int = 1
+    biases: tuple[str, ...] = ()
 
 
 TWEETS = (
@@ -60,7 +62,7 @@ TWEETS = (
     "data.fields=[user,item]",
     "data.batch_size=1024",
     "trainer.max_epochs=300",
-    "model.l2_bias=0.4",
+    "data.default_l2_bias=0.4",
 )
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
@@ -71,7 +73,14 @@ CASES = (
     Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
     Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6)),
     Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
-    Case("movietweetings-mf", "MovieTweetings, MF", (*TWEETS, "model=mf"), "mse", (2.0, 4.0, 8.0)),
+    Case(
+        "movietweetings-mf",
+        "MovieTweetings, MF",
+        (*TWEETS, "model=mf"),
+        "mse",
+        (2.0, 4.0, 8.0),
+        biases=("model.l2_bias=1.5", "model.l2_power=1"),
+    ),
     Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm"), "logloss", (30.0, 100.0, 300.0)),
     Case("criteo-deepfm", "Criteo, DeepFM", (*CRITEO, "model=deepfm", *TOWER), "logloss", (30.0, 100.0, 300.0)),
 )
@@ -92,7 +101,7 @@ def rows_of(case: Case, budgets: str, widths: Sequence[int] = WIDTHS, *, one_l2:
     """All contenders; budgets: as the value of a key; widths: of plain tables, and whether these have one L2 alone."""
     l2 = f"model.l2={','.join(f'{one:g}' for one in (case.l2[1:2] if one_l2 else case.l2))}"
     for width in widths:
-        yield Row("uniform", (f"contender=uniform_{width}", l2))
+        yield Row("uniform", (f"contender=uniform_{width}", l2, *(() if width else case.biases)))
     for contender, label in METHODS.items():
         cuts = () if label in WHOLE else (f"data.default_budget={budgets}",)
         yield Row(label, (f"contender={contender}", *cuts, f"model.l2={case.l2[1]:g}"))
