@@ -370,7 +370,9 @@ def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
     [
         ("rating", "fm", 1.5, 0.3, 0.5),
         ("rating", "neumf", 0.1, 0.3, 0.5),
+        ("rating", "mlp", 100, 0.3, 0.5),
         ("ctr", "fm", 100, 10, 1),
+        ("ctr", "neumf", 100, 10, 1),
         ("topk", "neumf", 0, 0, 0),
     ],
 )

@@ -243,8 +243,9 @@ class Objective(nn.Module):
     (1/B) Σ_b [ loss_b + l2 · Σ_f s_{b,f} ‖e_{b,f}‖² + l2_bias · Σ_f s_{b,f} w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows
     before the gates (but after projections and thresholds), w the first-order terms, W the weight matrices of the
     interaction.
-    shares (N,): s of each feature, 1 where that is None. With s_i = 1 / n_i, n_i how often a feature occurs in train,
-    L2 is the same for each feature in a pass over the data, as a normal prior of variance 1 / (2 l2) has it.
+    shares (N,): s of each feature, 1 where that is None. With s_i = n_i^-p, n_i how often a feature occurs in train, it
+    costs l2 · n_i^(1-p) · ‖e_i‖² in a pass over the data, beside the sum of the losses: with p = 1 as a normal prior
+    has it, of variance 1 / (2 l2) for the log loss, and of the noise's variance / l2 for the squared error.
     """
 
     shares: Tensor | None
