@@ -33,3 +33,21 @@ def test_a_run_keeps_to_bytes_and_to_loss(tmp_path: Path) -> None:
         column = "dims" if cut is of_bytes else f"dims@{cut['budget']}"
         told = [int(row[column]) for row in csv.DictReader((folder / "dims.csv").open())]
         assert told == lengths.tolist()
+
+
+def test_rounds_of_prefixes_keep_to_bytes_to_the_end(tmp_path: Path) -> None:
+    rounds = ("prune.schedule=iterative", "prune.rounds=3", "prune.round_epochs=3")
+    data = ("data=synthetic", "data.rows=5000", "data.features_per_field=100", "search.base_dim=8")
+    given = [*data, "trainer.max_epochs=3", "search=none", "prune=prefix", *rounds, "search.budget=[1KiB,2KiB,3KiB]"]
+    _, result = result_of(dnis(tmp_path, *given))
+    sizes = [cut["bytes"] for cut in result["pruned"]]  # type: ignore[attr-defined]
+    assert all(0.9 * most < size <= most for size, most in zip(sizes, (1024, 2048, 3072), strict=True)), sizes
+
+
+def test_bytes_that_no_cut_takes_are_told_before_the_run(tmp_path: Path) -> None:
+    for given in (["search.budget=0.1KiB"], ["search.budget=[10%,1KiB]", "ship.layout=dense"]):
+        done = dnis(tmp_path, *TINY, "search=none", *given)
+        assert done.returncode == 1
+        assert "with nothing kept" in done.stderr
+        assert "take a larger budget" in done.stderr
+        assert not (tmp_path / "outputs").exists()

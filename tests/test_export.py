@@ -261,6 +261,7 @@ def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.Captu
     ship, rows = tmp_path / "ship", tmp_path / "rows.csv"
     for arguments, says in [
         ((folder, "--to", ship), "it has several cuts; choose with --budget: cr:2, cr:4, unpruned"),
+        ((folder, "--to", ship, "--budget", "0.1KiB"), "--budget 0.1KiB: the file is larger even with nothing kept"),
         ((folder, "--to", ship, "--budget", "a:9"), "--budget a:9: no cut of .*, which has cr:2, cr:4, unpruned"),
         ((folder, "--to", folder), "it is there already; name a new folder with --to"),
         ((tmp_path, "--to", ship), "no result.json that can be read; name the folder of a finished run"),

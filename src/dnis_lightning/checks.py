@@ -6,10 +6,11 @@ import logging
 import os
 import shutil
 
+import numpy as np
 import torch
 
 from dnis_lightning.blueprint import build_interaction, construct
-from dnis_lightning.build import budgets, cut_names, make_blueprint, make_feedback, make_task, weight_step
+from dnis_lightning.build import budgets, cut_names, make_blueprint, make_feedback, make_task, shipping, weight_step
 from dnis_lightning.data.interactions import user_column
 from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
@@ -121,7 +122,24 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
     if (feedback := make_feedback(settings, prepared)) is not None:
         _check_queries(settings, feedback)
     _warn_of_few_steps(settings.data.batch_size, prepared.rows["train"])
-    make_blueprint(settings, prepared, make_task(settings))
+    blueprint = make_blueprint(settings, prepared, make_task(settings))
+    _check_sizes(settings, blueprint.block_of)
+
+
+def _check_sizes(settings: Settings, block_of: np.ndarray) -> None:
+    """That a budget in bytes is no smaller than a file in which nothing is kept; of trials' tables one dimension."""
+    sizes = [budget for budget in budgets(settings) if budget.size is not None]
+    if not sizes:
+        return
+    dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1
+    least = shipping(settings, block_of).bytes_of(np.zeros((len(block_of), dims), dtype=bool), {})
+    for budget in sizes:
+        if budget.size is not None and budget.size < least:
+            raise ConfigError(
+                f"search.budget: {budget.name} are {budget.size:,.0f} bytes, and the file of this table has {least:,} "
+                f"with nothing kept (ship.layout={settings.ship.layout}); take a larger budget"
+                f"{'' if settings.ship.layout == 'auto' else ', or ship.layout=auto'}"
+            )
 
 
 def _warn_of_few_steps(batch_size: int, rows: int) -> None:

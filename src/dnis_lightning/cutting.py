@@ -22,7 +22,7 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import Pruning, choose_again, cut_mask
+from dnis_lightning.search.prune import Pruning, choose_again, cut_mask, tried
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
@@ -72,11 +72,15 @@ class Cutter:
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
+            if not fits(mask):
+                log.warning("%s: even so its file is larger; take a larger budget", name)
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
         for one in earlier:
             self._take(one, name, model)
-        # after earlier steps the table has changed, and with it the choice
-        model.keep(model.merged_table(), self._chosen(model, kept) if earlier else mask)
+        if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
+            in_bytes = isinstance(bound, Budget) and bound.size is not None
+            mask = tried(lambda count: self._chosen(model, count), kept, fits if in_bytes else _always)
+        model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
         metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()

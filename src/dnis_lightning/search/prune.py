@@ -72,7 +72,7 @@ def cut_mask(
     choose = _choice(model, pruning, importance)
     if bound.rate is not None:
         return choose(round(whole / bound.rate))
-    return _tried(choose, int(model.table.kept().sum()), fits, largest=bound.loss is None)
+    return tried(choose, int(model.table.kept().sum()), fits, most_kept=bound.loss is None)
 
 
 def choose_again(model: Recommender, kept: int, pruning: Pruning, importance: Importance) -> Tensor:
@@ -115,15 +115,15 @@ def _gates(model: Recommender) -> tuple[Tensor, Tensor]:
     return model.selection.gates.detach(), model.selection.block_of
 
 
-def _tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, largest: bool) -> Tensor:
+def tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, most_kept: bool = True) -> Tensor:
     """The largest choice that fits, where the smaller ones do; or the smallest, where the larger ones do."""
     low, high = 0, most
-    if fits(found := choose(most if largest else 0)):
+    if fits(found := choose(most if most_kept else 0)):
         return found
     while high - low > max(most // _STEPS, 1):
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(choose(middle)) == largest else (low, middle)
-    return choose(low if largest else high)
+        low, high = (middle, high) if fits(choose(middle)) == most_kept else (low, middle)
+    return choose(low if most_kept else high)
 
 
 def above(table: Tensor, epsilon: float) -> Tensor:
