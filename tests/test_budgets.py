@@ -44,6 +44,13 @@ def test_rounds_of_prefixes_keep_to_bytes_to_the_end(tmp_path: Path) -> None:
     assert all(0.9 * most < size <= most for size, most in zip(sizes, (1024, 2048, 3072), strict=True)), sizes
 
 
+def test_a_rate_that_keeps_nothing_says_nothing_of_bytes(tmp_path: Path) -> None:
+    done = dnis(tmp_path, *TINY, "search=none", "search.budget=cr:1000000", "prune.finetune_epochs=0")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is kept of the table" in done.stderr
+    assert "larger budget" not in done.stderr
+
+
 def test_bytes_that_no_cut_takes_are_told_before_the_run(tmp_path: Path) -> None:
     for given in (["search.budget=0.1KiB"], ["search.budget=[10%,1KiB]", "ship.layout=dense"]):
         done = dnis(tmp_path, *TINY, "search=none", *given)

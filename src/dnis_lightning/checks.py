@@ -127,16 +127,19 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
 
 
 def _check_sizes(settings: Settings, block_of: np.ndarray) -> None:
-    """That a budget in bytes is no smaller than a file in which nothing is kept; of trials' tables one dimension."""
-    sizes = [budget for budget in budgets(settings) if budget.size is not None]
+    """Raise ConfigError when a budget in bytes is smaller than a file in which nothing is kept.
+
+    Where trials choose the width, that of one dimension is looked at.
+    """
+    sizes = {budget.name: budget.size for budget in budgets(settings) if budget.size is not None}
     if not sizes:
         return
     dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1
     least = shipping(settings, block_of).bytes_of(np.zeros((len(block_of), dims), dtype=bool), {})
-    for budget in sizes:
-        if budget.size is not None and budget.size < least:
+    for name, size in sizes.items():
+        if size < least:
             raise ConfigError(
-                f"search.budget: {budget.name} are {budget.size:,.0f} bytes, and the file of this table has {least:,} "
+                f"search.budget: {name} are {size:,.0f} bytes, and the file of this table has {least:,} "
                 f"with nothing kept (ship.layout={settings.ship.layout}); take a larger budget"
                 f"{'' if settings.ship.layout == 'auto' else ', or ship.layout=auto'}"
             )

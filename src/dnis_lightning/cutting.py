@@ -67,19 +67,19 @@ class Cutter:
 
     def _make(self, name: str, bound: Budget | float) -> None:
         started, model = time.perf_counter(), self.unpruned()
-        fits = self._fits(model, bound) if isinstance(bound, Budget) else _always
+        in_bytes = self._in_bytes(model, bound)
+        fits = in_bytes if not isinstance(bound, Budget) or bound.loss is None else self._in_loss(model, bound.loss)
         mask = cut_mask(model, bound, self.pruning, self.importance, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
-            if not fits(mask):
+            if not in_bytes(mask):
                 log.warning("%s: even so its file is larger; take a larger budget", name)
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
         for one in earlier:
             self._take(one, name, model)
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
-            in_bytes = isinstance(bound, Budget) and bound.size is not None
-            mask = tried(lambda count: self._chosen(model, count), kept, fits if in_bytes else _always)
+            mask = tried(lambda count: self._chosen(model, count), kept, in_bytes)
         model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
         metrics = self._trained_if_better(last, name, model, before)
@@ -95,12 +95,16 @@ class Cutter:
         self.phases.journal.write()
         log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
 
-    def _fits(self, model: Recommender, bound: Budget) -> Callable[[Tensor], bool]:
-        """Whether a mask keeps to a budget in bytes, or to one in what the cut may cost on select."""
-        if bound.loss is None:
-            size, projections = bound.size or 0, model.table.projection_arrays()
-            return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
-        most = worse_by(self.score(self.evaluate(model)), bound.loss)
+    def _in_bytes(self, model: Recommender, bound: Budget | float) -> Callable[[Tensor], bool]:
+        """Whether a mask keeps to a budget in bytes; of other bounds all do."""
+        if not isinstance(bound, Budget) or bound.size is None:
+            return _always
+        size, projections = bound.size, model.table.projection_arrays()
+        return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
+
+    def _in_loss(self, model: Recommender, loss: float) -> Callable[[Tensor], bool]:
+        """Whether a mask keeps to what the cut may cost on select."""
+        most = worse_by(self.score(self.evaluate(model)), loss)
         return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
     def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:

@@ -204,7 +204,7 @@ def _scheme_and_rest(
 
         pruning = replace(pruning, by=by or pruning.by)
         mask = cut_mask(model, bound, pruning, _importance(run, pruning.by), whole, fits)
-        if bound.size is not None and not fits(mask):
+        if bound.size is not None and not mask.any() and not fits(mask):
             raise RunError(f"--budget {budget}: the file is larger even with nothing kept; take a larger one")
         model.keep(model.merged_table(), mask)
     return model.scheme(), model.rest()
