@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Row, cell, finished, sweep
+from benchmarks.results import TWEETS, Row, cell, finished, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -51,19 +51,7 @@ class Case:
     biases: tuple[str, ...] = ()
 
 
-TWEETS = (
-    "data=table",
-    "data.name=movietweetings",
-    "data.path=${data.root}/movietweetings/ratings.dat",
-    "data.separator='::'",
-    "data.columns=[user,item,rating,time]",
-    "data.label=rating",
-    "data.task=rating",
-    "data.fields=[user,item]",
-    "data.batch_size=1024",
-    "trainer.max_epochs=300",
-    "data.default_l2_bias=0.4",
-)
+MT = (*TWEETS, "data.batch_size=1024", "trainer.max_epochs=300", "data.default_l2_bias=0.4")
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")
@@ -76,7 +64,7 @@ CASES = (
     Case(
         "movietweetings-mf",
         "MovieTweetings, MF",
-        (*TWEETS, "model=mf"),
+        (*MT, "model=mf"),
         "mse",
         (2.0, 4.0, 8.0),
         biases=("model.l2_bias=1.5", "model.l2_power=1"),

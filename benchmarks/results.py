@@ -65,6 +65,20 @@ def profile(name: str) -> Row:
     return Row(f"DNIS, {name}", ("search=dnis", f"profile={name}", *(then if name == "default" else ())))
 
 
+RATINGS = (
+    "data=table",
+    "data.columns=[user,item,rating,time]",
+    "data.label=rating",
+    "data.task=rating",
+    "data.fields=[user,item]",
+)
+"""A file of ratings without a header, read as a table of one's own."""
+TWEETS = (
+    *RATINGS,
+    "data.name=movietweetings",
+    "data.path=${data.root}/movietweetings/ratings.dat",
+    "data.separator='::'",
+)
 NO_L2 = ("model.l2=0", "model.l2_bias=0")
 THEN = ("data.default_l2_power=0", "data.default_l2_bias=0.02")
 """L2 of Movielens as it was when the tables were made: as much at each occurrence of a feature."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Row, cell, finished, sweep
+from benchmarks.results import RATINGS, TWEETS, Row, cell, finished, sweep
 
 OUTPUTS = Path("outputs/robust")
 SHARE = 10
@@ -54,21 +54,7 @@ class Series:
         return [BY_DEFAULT | dict(self.others) | {self.key: value} for value in self.values]
 
 
-OF_ONES_OWN = (
-    "data=table",
-    "data.columns=[user,item,rating,time]",
-    "data.label=rating",
-    "data.task=rating",
-    "data.fields=[user,item]",
-    "model=mf",
-)
-FIRST = (*OF_ONES_OWN, "data.name=movielens-first", f"data.path={FIRST_ROWS}", "data.separator=tab")
-TWEETS = (
-    *OF_ONES_OWN,
-    "data.name=movietweetings",
-    "data.path=${data.root}/movietweetings/ratings.dat",
-    "data.separator='::'",
-)
+FIRST = (*RATINGS, "data.name=movielens-first", f"data.path={FIRST_ROWS}", "data.separator=tab", "model=mf")
 MADE_UP = ("data=synthetic", "data.rows=10000000", "data.features_per_field=20000", "model=mf")
 SERIES = (
     Series("seeds", "seed", tuple(range(10))),
@@ -78,7 +64,14 @@ SERIES = (
     Series("rows", "seed", (0,), FIRST, "10⁴: the first of Movielens-100K"),
     Series("rows", "seed", (0,), FIRST, "the same in batches of 256", (("data.batch_size", 256),)),
     Series("rows", "seed", (0,), label="10⁵: Movielens-100K"),
-    Series("rows", "seed", (0,), TWEETS, "1.4·10⁵: MovieTweetings, 1,024 a batch", (("data.batch_size", 1024),)),
+    Series(
+        "rows",
+        "seed",
+        (0,),
+        (*TWEETS, "model=mf"),
+        "1.4·10⁵: MovieTweetings, 1,024 a batch",
+        (("data.batch_size", 1024),),
+    ),
     Series("rows", "seed", (0,), ("data=movielens-1m", "model=mf"), "10⁶: Movielens-1M"),
     Series("rows", "seed", (0,), MADE_UP, "10⁷: made-up data"),
 )
