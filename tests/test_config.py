@@ -326,7 +326,7 @@ def test_a_frontier_has_every_method_at_every_size_and_trains_them_alike() -> No
     assert {one.search.base_dim for name, one in found.items() if not name.startswith("uniform")} == {64}
     cuts = {(one.search.name, one.prune.by, one.prune.schedule) for one in found.values() if one.search.budget}
     magnitude = {("none", "elements", schedule) for schedule in ("one_shot", "iterative", "gradual")}
-    turned = {("none", "prefix", "one_shot"), ("dnis", "prefix", "one_shot")}
+    turned = {("none", "prefix", "one_shot"), ("dnis", "best", "one_shot")}
     assert cuts == {*magnitude, *turned, ("pep", "elements", "learned")}
     assert {tuple(one.search.budget) for one in found.values() if one.search.budget} == {tuple(SHARES)}
     assert {one.search.name for one in found.values()} == {"none", "mde", "random", "pep", "dnis"}

@@ -176,7 +176,10 @@ def cut_names(settings: Settings) -> list[str]:
 def pruning(settings: Settings) -> Pruning:
     """How tables are cut, and trained meanwhile and once more afterwards."""
     chosen = settings.prune
-    return Pruning(chosen.by, _schedule(settings), tuple(dict.fromkeys(chosen.thresholds)), chosen.frequency_power)
+    thresholds = tuple(dict.fromkeys(chosen.thresholds))
+    if chosen.by == "best":
+        return Pruning("prefix", _schedule(settings), thresholds, chosen.frequency_power, rival="elements")
+    return Pruning(chosen.by, _schedule(settings), thresholds, chosen.frequency_power)
 
 
 def _schedule(settings: Settings) -> Schedule:

@@ -74,9 +74,9 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
         raise ConfigError(
             f"prune.thresholds: a cut at ε is made at once, not with prune.schedule={schedule}; take one_shot, or rates"
         )
-    if by == "prefix" and schedule not in ("one_shot", "iterative"):
+    if by in ("prefix", "best") and schedule not in ("one_shot", "iterative"):
         raise ConfigError(
-            f"prune=prefix: prune.schedule={schedule} cuts single entries; take prune=elements, or another schedule: "
+            f"prune={by}: prune.schedule={schedule} cuts single entries; take prune=elements, or another schedule: "
             "one_shot, iterative"
         )
     if by == "gates" and schedule != "one_shot":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import Pruning, choose_again, cut_mask, tried
+from dnis_lightning.search.prune import Pruning, choose_again, chosen_by, cut_mask, tried
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
@@ -30,6 +30,8 @@ from dnis_lightning.training.phases import PhaseRunner
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+FAR = 0.05
+"""How much worse the loss may be, before training, of a second way to cut that is tried."""
 
 
 @dataclass
@@ -61,39 +63,68 @@ class Cutter:
             for stale in [one for one in done if one == step or one.endswith(f"/{name}")]:
                 done.pop(stale)
         if step not in done:
-            done.pop(f"fine_tune/{name}", None)  # its weights were not kept
             self._make(name, bound)
         return {"budget": name, **done[step]}
 
     def _make(self, name: str, bound: Budget | float) -> None:
-        started, model = time.perf_counter(), self.unpruned()
+        started, journal, rival = time.perf_counter(), self.phases.journal, self.pruning.rival
+        first = f"first/{name}"
+        if first not in journal.done or not self.folder.scheme(name).exists():
+            journal.done.pop(f"fine_tune/{name}", None)  # its weights were not kept
+            journal.record(first, {"seconds": 0.0, "facts": self._made(name, bound, self.pruning)})
+            journal.write()
+        facts = journal.done[first]["facts"]
+        if rival is not None and facts["by"] != rival and isinstance(bound, Budget) and bound.loss is None:
+            facts = self._made(name, bound, replace(self.pruning, by=rival), facts)
+        seconds = max(time.perf_counter() - started, self._trained(name))
+        journal.done.pop(first)
+        journal.record(f"cut/{name}", facts | {"seconds": seconds})
+        journal.write()
+        log.info("%s: kept %d entries, %s", name, facts["kept"], _one_line(facts["metrics"]))
+
+    def _made(
+        self, name: str, bound: Budget | float, pruning: Pruning, against: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The facts of a cut by one way of choosing what stays; its scheme is on disk then.
+
+        against: those of a cut by another way, which are the facts, and whose scheme stays, unless this one is better
+        on select.
+        """
+        model = self.unpruned()
         in_bytes = self._in_bytes(model, bound)
         fits = in_bytes if not isinstance(bound, Budget) or bound.loss is None else self._in_loss(model, bound.loss)
-        mask = cut_mask(model, bound, self.pruning, self.importance, self.whole, fits)
+        mask = cut_mask(model, bound, pruning, self.importance, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
             if not in_bytes(mask):
                 log.warning("%s: even so its file is larger; take a larger budget", name)
         *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
+        if against is not None:
+            *earlier, last = [replace(one, name=f"{one.name}-{pruning.by}") for one in (*earlier, last)]
         for one in earlier:
             self._take(one, name, model)
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
             mask = tried(lambda count: self._chosen(model, count), kept, in_bytes)
         model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
+        if against is not None and self._is_far(before, against["metrics_before_finetune"]):
+            return against
         metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._with_values(other, model), self.score
         )
-        facts = result.scheme_size(scheme, self.whole, packed) | {"metrics": metrics, "metrics_before_finetune": before}
-        seconds = max(time.perf_counter() - started, self._trained(name))
-        self.phases.journal.record(f"cut/{name}", facts | {"seconds": seconds})
+        if against is not None and self.score(metrics) >= self.score(against["metrics"]):
+            return against
         if is_rank_zero():
             save_pruned(self.folder, name, scheme, model)
-        self.phases.journal.write()
-        log.info("%s: kept %d entries, %s", name, scheme.kept, _one_line(metrics))
+        facts = result.scheme_size(scheme, self.whole, packed) | {"by": chosen_by(model, pruning)}
+        return facts | {"metrics": metrics, "metrics_before_finetune": before}
+
+    def _is_far(self, metrics: Metrics, others: Metrics) -> bool:
+        """Whether what a cut has left, not trained yet, is so much worse than another that training will not help."""
+        return self.score(metrics) > worse_by(self.score(others), FAR)
 
     def _in_bytes(self, model: Recommender, bound: Budget | float) -> Callable[[Tensor], bool]:
         """Whether a mask keeps to a budget in bytes; of other bounds all do."""

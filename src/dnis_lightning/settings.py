@@ -86,7 +86,7 @@ class SearchSettings(_Group):
 class PruneSettings(_Group):
     """Group `prune`."""
 
-    by: Literal["elements", "gates", "prefix"]
+    by: Literal["elements", "gates", "prefix", "best"]
     frequency_power: NonNegative
     schedule: Literal["one_shot", "iterative", "gradual", "learned", "nis_single", "nis_multi"]
     thresholds: list[NonNegative]

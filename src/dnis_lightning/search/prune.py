@@ -37,12 +37,14 @@ class Pruning:
     schedule: in how many steps, and what is trained between them.
     thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, of α where gates go, of s of `Importance` where
     first dimensions stay.
+    rival: another way, which budgets of entries or bytes are cut by, too; what is better on select stays.
     """
 
     by: By
     schedule: Schedule
     thresholds: tuple[float, ...] = ()
     frequency_power: float = 0.5
+    rival: By | None = None
 
 
 Choice = Callable[[int], Tensor]
@@ -75,20 +77,21 @@ def cut_mask(
     return tried(choose, int(model.table.kept().sum()), fits, most_kept=bound.loss is None)
 
 
+def chosen_by(model: Recommender, pruning: Pruning) -> By:
+    """How the entries of a model that `cut_mask` has seen were chosen: single ones where its rows cannot be turned."""
+    return "elements" if pruning.by == "prefix" and not model.turned else pruning.by
+
+
 def choose_again(model: Recommender, kept: int, pruning: Pruning, importance: Importance) -> Tensor:
     """(N, K) bool: as `cut_mask`, of a model that it has cut already, no more than so many entries."""
-    if _by_prefix(model, pruning):
+    if chosen_by(model, pruning) == "prefix":
         return _choice(model, pruning, importance)(kept)
     return largest(model.merged_table(), kept, model.table.kept())
 
 
-def _by_prefix(model: Recommender, pruning: Pruning) -> bool:
-    return pruning.by == "prefix" and model.turned
-
-
 def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Choice:
     there = model.table.kept()
-    if _by_prefix(model, pruning):
+    if chosen_by(model, pruning) == "prefix":
         narrow, own = importance.by_table(model, pruning.frequency_power)
         price = prices(narrow, own)
         return lambda kept: longest_prefixes(price, kept, own).view_as(there)
@@ -99,7 +102,7 @@ def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Cho
 
 
 def _above(model: Recommender, epsilon: float, pruning: Pruning, importance: Importance) -> Tensor:
-    if _by_prefix(model, pruning):
+    if chosen_by(model, pruning) == "prefix":
         narrow, own = importance.by_table(model, pruning.frequency_power)
         return (until_last(above(narrow, epsilon)) & own).view_as(model.table.kept())
     if pruning.by == "gates":
