@@ -59,4 +59,5 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on how a run came to its end: metrics, sizes, gates, and what moved them."""
     cuts = [{name: cut[name] for name in cut if name != "seconds"} for cut in result["pruned"]]
     told = {"gates": result["gates_per_block"], "diagnostics": result["diagnostics"]}
-    return {"unpruned": result["unpruned"], "pruned": cuts, **told}
+    biases = result["biases"] and result["biases"]["metrics"]
+    return {"unpruned": result["unpruned"], "pruned": cuts, "biases": biases, **told}

@@ -25,7 +25,7 @@ FLOORS = (
     {"config"},
     {"blueprint"},
     {"earlier"},
-    {"build", "result", "spread", "serving", "final_look"},
+    {"build", "result", "spread", "serving", "final_look", "biases"},
     {"cutting", "checks", "scoring", "onnx_file"},
     {"run", "exporting"},
     {"launch"},

@@ -159,6 +159,9 @@ def summary(result: Mapping[str, Any]) -> str:
                 *(f"{line['metrics'][name]:.5f}" for name in metrics),
             ]
         )
+    if result.get("biases"):
+        known = result["biases"]["metrics"]
+        rows.append(["biases alone", "0", "–", "–", "–", *(f"{known[name]:.5f}" for name in metrics)])
     told = [*_difference_lines(result), *_recovery_lines(result.get("recovery") or {})]
     return "\n".join([*aligned(head, rows, left=()), *told])
 

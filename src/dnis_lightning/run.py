@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dnis_lightning import build, result
+from dnis_lightning.biases import biases_alone
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
 from dnis_lightning.cutting import Cutter
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
@@ -25,6 +26,7 @@ from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.doubts import no_better_than_biases
 from dnis_lightning.search.importance import IMPORTANCE, Importance, sensitivity
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
@@ -94,7 +96,10 @@ class Run:
         cuts = [cutter.cut(bound) for bound in bounds]
         model = self._best_model()
         who_pays = self._test(unpruned, cuts, model)
-        told = self._result(model, unpruned, cuts, trials) | {"who_pays": who_pays}
+        biases = self._biases()
+        told = self._result(model, unpruned, cuts, trials) | {"who_pays": who_pays, "biases": biases}
+        if biases is not None:
+            self._hold_against(told, biases["metrics"])
         if is_rank_zero():
             self._write(told, model)
         return told
@@ -223,6 +228,25 @@ class Run:
             evaluate=lambda model: self.evaluation.metrics(model, "select"),
             score=self._score,
         )
+
+    def _biases(self) -> dict[str, Any] | None:
+        """What the model is worth without a table; None where it has no first-order terms, or nothing else."""
+        search, only = self.settings.search, self.settings.search.trial is not None
+        if only or not (search.against_biases and search.base_dim and self.blueprint.first_order) or self.feedback:
+            return None
+        objective = build.make_objective(self.settings, self.prepared)
+        return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, objective)
+
+    def _hold_against(self, told: dict[str, Any], biases: Mapping[str, float]) -> None:
+        """Warns of tables that are no better on select than none."""
+        models = {"the whole table": told["unpruned"]} | {cut["budget"]: cut for cut in told["pruned"]}
+        poor = [name for name, facts in models.items() if self._score(facts["metrics"]) >= self._score(biases)]
+        if poor:
+            monitor = f"select/{self.task.monitor}"
+            warning = no_better_than_biases(poor, monitor, biases[monitor], self.settings.model.l2)
+            log.warning("%s", warning)
+            if told["diagnostics"] is not None:
+                told["diagnostics"] = told["diagnostics"] | {"warnings": [*told["diagnostics"]["warnings"], warning]}
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""

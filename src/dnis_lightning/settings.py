@@ -77,6 +77,7 @@ class SearchSettings(_Group):
     blocks: Count
     blocking: Literal["equal", "decades", "mass"] | Annotated[list[int], Field(min_length=1)]
     blocks_per: Literal["table", "field"]
+    against_biases: bool
     rates: list[Annotated[float, Field(ge=1, allow_inf_nan=False)]]
     budget: str | list[str] | None
     trial: Whole | None

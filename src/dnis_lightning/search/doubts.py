@@ -53,6 +53,15 @@ def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
     )
 
 
+def no_better_than_biases(tables: Sequence[str], metric: str, value: float, l2: float) -> str:
+    """That tables, by name, are no better on select than biases alone, whose metric has this value."""
+    more = f"a larger model.l2 than {l2:g}, three times as much for a start" if l2 else "a model.l2, as 1 for a start"
+    return (
+        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take {more}, and where "
+        "that does not help search.base_dim=0, which has no table"
+    )
+
+
 def _on_blocks(blocks: Sequence[BlockHealth]) -> Iterator[str]:
     dead = [one.block for one in blocks if one.dead]
     if dead:
