@@ -231,7 +231,7 @@ def test_logs_without_a_header_and_without_rows(
         ("empty", ["--seen", tmp_path / "empty.csv"]),
         ("none", []),
     ):
-        code, found[name], err = said_by(recommend.main, capsys, ship, "--user", user, *more)
+        code, found[name], err = said_by(recommend.main, capsys, ship, "--user", user, "--top", 99, *more)
         assert (code, err) == (0, "")
     assert found["log"] == found["bare"]
     assert found["empty"] == found["none"] != found["log"]
