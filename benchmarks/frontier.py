@@ -51,7 +51,13 @@ class Case:
     biases: tuple[str, ...] = ()
 
 
-MT = (*TWEETS, "data.batch_size=1024", "trainer.max_epochs=300", "data.default_l2_bias=0.4")
+MT = (
+    *TWEETS,
+    "data.batch_size=1024",
+    "trainer.max_epochs=300",
+    "data.default_l2_bias=0.4",
+    "data.default_l2_per_std=false",
+)
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")

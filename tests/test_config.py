@@ -368,9 +368,9 @@ def test_l2_is_that_of_the_model_where_one_was_tuned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "model", "l2", "l2_bias", "power"),
     [
-        ("rating", "fm", 1.5, 0.3, 0.5),
-        ("rating", "neumf", 0.1, 0.3, 0.5),
-        ("rating", "mlp", 100, 0.3, 0.5),
+        ("rating", "fm", 1.35, 0.3, 0.5),
+        ("rating", "neumf", 0.09, 0.3, 0.5),
+        ("rating", "mlp", 90, 0.3, 0.5),
         ("ctr", "fm", 100, 10, 1),
         ("ctr", "neumf", 100, 10, 1),
         ("topk", "neumf", 0, 0, 0),
@@ -381,7 +381,7 @@ def test_a_table_of_ones_own_has_an_l2_to_start_from(
 ) -> None:
     given = ["data=table", "data.path=a.csv", "data.label=b", f"data.task={task}", f"model={model}"]
     told = composed(*given).model
-    assert (told.l2, told.l2_bias, told.l2_power) == (l2, l2_bias, power)
+    assert (told.l2, told.l2_bias, told.l2_power, told.l2_per_std) == (l2, l2_bias, power, task == "rating")
 
 
 def test_network_pruning_is_iterative_but_for_the_authors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,34 @@ def test_few_steps_an_epoch_are_told_with_a_batch_that_has_more(
     assert told in said[256].stderr
     assert "data.batch_size=32 has some 50" in said[256].stderr
     assert "too few" not in said[32].stderr
+
+
+def test_the_unit_of_ratings_does_not_matter(tmp_path: Path) -> None:
+    """L2 of rows grows with the labels, so that ratings five times as large are learned as well."""
+    rng = np.random.default_rng(0)
+    found: list[float] = []
+    users, items, noise = rng.integers(0, 20, 3000), rng.integers(0, 15, 3000), rng.normal(size=3000)
+    taste, kind = rng.normal(size=(2, 20, 2))
+    labels = (taste[users] * kind[items]).sum(1) + 0.3 * noise
+    for name, unit in (("one", 1.0), ("five", 5.0)):
+        lines = [f"u{user},i{item},{label * unit}" for user, item, label in zip(users, items, labels, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["user,item,rating", *lines]) + "\n")
+        folder, result = result_of(
+            dnis(
+                tmp_path,
+                "data=table",
+                f"data.path={tmp_path / name}.csv",
+                "data.label=rating",
+                "data.task=rating",
+                "model=mf",
+                "search=none",
+                "search.base_dim=8",
+                "optimizer.lr=0.02",
+                "data.batch_size=256",
+                "trainer.max_epochs=30",
+            )
+        )
+        assert result["unpruned"]["metrics"]["select/mse"] < 0.5 * np.var(labels * unit), "something is learned"
+        (l2,) = re.findall(r"L2 (\S+) on rows, 0.3 on first-order terms", (folder / "run.log").read_text())
+        found.append(float(l2) / unit)
+    assert found == pytest.approx([1.35 * np.std(labels)] * 2, rel=0.02)

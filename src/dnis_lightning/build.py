@@ -142,7 +142,17 @@ def make_objective(settings: Settings, prepared: Prepared) -> Objective:
     if model.l2_power and (model.l2 or model.l2_bias):
         frequency = torch.tensor(prepared.vocabulary.frequency, dtype=torch.float32)
         shares = frequency.clamp(min=1) ** -model.l2_power
-    return Objective(make_task(settings), model.l2, model.l2_bias, model.l2_net, shares)
+    return Objective(make_task(settings), l2_of_rows(settings, prepared), model.l2_bias, model.l2_net, shares)
+
+
+def l2_of_rows(settings: Settings, prepared: Prepared) -> float:
+    """L2 on the rows of the table in the labels' own unit.
+
+    Where labels are c times as large, rows whose products add up to them are √c times as large, the squared error c²
+    times and so, at the same optimum, L2 on the rows c times; that on first-order terms stays.
+    """
+    model = settings.model
+    return model.l2 * (prepared.label_std if model.l2_per_std and model.l2 else 1.0)
 
 
 def weight_step(settings: Settings) -> WeightStep:

@@ -32,7 +32,7 @@ from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import as_shipped, write_embedding
 from dnis_lightning.spread import copy_best, take_over
-from dnis_lightning.tasks import Task
+from dnis_lightning.tasks import Objective, Task
 from dnis_lightning.training.journal import Journal, all_ranks_here
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figures, log_result
@@ -58,6 +58,7 @@ class Run:
     def __post_init__(self) -> None:
         self.objective = build.make_objective(self.settings, self.prepared)
         self.feedback = build.make_feedback(self.settings, self.prepared)
+        log.info("L2 %g on rows, %g on first-order terms, %s", *_l2_told(self.objective, self.settings))
         self.evaluation = build.make_evaluation(self.settings, self.prepared, self.task, self.feedback)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
@@ -353,6 +354,11 @@ class Run:
             scheme = Scheme.load(self.folder.scheme(name))[0] if told["pruned"] else model.scheme()
             more = {**reading, "run": {**of_run, "budget": name}}
             write_embedding(self.folder.embedding(name), PackedEmbedding(self._packed(scheme, facts), fields), more)
+
+
+def _l2_told(objective: Objective, settings: Settings) -> tuple[float, float, str]:
+    power = settings.model.l2_power
+    return objective.l2, objective.l2_bias, f"÷ frequency^{power:g}" if power else "at each occurrence"
 
 
 def _trainer_options(settings: Settings) -> TrainerOptions:

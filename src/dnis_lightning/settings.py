@@ -65,6 +65,7 @@ class ModelSettings(_Group):
     l2: NonNegative
     l2_bias: NonNegative
     l2_power: NonNegative
+    l2_per_std: bool
     l2_net: NonNegative
     interaction: Node
 

@@ -132,6 +132,7 @@ def test_the_parts_hold_the_rows_of_the_split(
         assert sorted(found[name]) == rows
         assert found[name] != rows
     assert made.mean_label == pytest.approx(made.split.train.mean())
+    assert made.label_std == pytest.approx(made.split.train.std())
     assert listing(made.parts["train"].path.parent) == sorted(["rows.json", *(f"{name}.rows" for name in PARTS)])
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +28,7 @@ from dnis_lightning.paths import alone_in, expand, whole_folder
 from dnis_lightning.quantities import SplitName
 
 SCHEMA = 2
+_LABELS_AT_ONCE = 1 << 20
 T = TypeVar("T")
 
 
@@ -49,6 +52,14 @@ class Prepared:
     def fingerprint(self) -> str:
         """Of what is trained on and tested: another one where the data or the candidates have other contents."""
         return self.dataset.fingerprint + ("" if self.candidates is None else self.candidates.fingerprint())
+
+    @cached_property
+    def label_std(self) -> float:
+        """The standard deviation of the labels of train."""
+        labels, is_train = self.dataset.label, self.split.is_train
+        parts = (slice(start, start + _LABELS_AT_ONCE) for start in range(0, len(labels), _LABELS_AT_ONCE))
+        squares = sum(float(np.square(labels[part][is_train[part]] - self.mean_label).sum()) for part in parts)
+        return math.sqrt(squares / max(self.rows["train"], 1))
 
     @property
     def rows(self) -> dict[str, int]:

@@ -55,10 +55,10 @@ def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
 
 def no_better_than_biases(tables: Sequence[str], metric: str, value: float, l2: float) -> str:
     """That tables, by name, are no better on select than biases alone, whose metric has this value."""
-    more = f"a larger model.l2 than {l2:g}, three times as much for a start" if l2 else "a model.l2, as 1 for a start"
     return (
-        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take {more}, and where "
-        "that does not help search.base_dim=0, which has no table"
+        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take a model.l2 a few "
+        f"times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to nothing, or "
+        "search.base_dim=0, which has no table"
     )
 
 
