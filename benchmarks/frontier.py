@@ -15,6 +15,7 @@ passed over, so that what was cut short goes on. DNIS_DATA names the folder of t
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,10 +222,9 @@ def _draw(case: Case) -> None:
         if known:
             sizes = [limit / 2**20 for limit, _ in known]
             means = [sum(values) / len(values) for _, values in known]
-            low = [mean - min(values) for mean, (_, values) in zip(means, known, strict=True)]
-            high = [max(values) - mean for mean, (_, values) in zip(means, known, strict=True)]
+            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in known]
             strong = label in ("DNIS", "uniform")
-            axes.errorbar(sizes, means, [low, high], label=label, marker="o", lw=2.5 if strong else 1, capsize=3, ms=4)
+            axes.errorbar(sizes, means, spread, label=label, marker="o", lw=2.5 if strong else 1, capsize=3, ms=4)
     axes.set(xscale="log", xlabel="bytes of the table's file, MiB", ylabel=f"test {case.metric}", title=case.title)
     axes.set_xticks([limit / 2**20 for limit in limits], [f"{limit / 2**20:.3g}" for limit in limits])
     axes.minorticks_off()

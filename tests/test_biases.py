@@ -83,7 +83,7 @@ def test_the_iteration_that_select_likes_best_stays(rows: tuple[np.ndarray, np.n
 
     fit(found, Objective(Rating(), 0.0, 0.01), batches(*rows), torch.ones(20), second)
     assert found.first_order is not None
-    assert len(seen) == 3 + 5, "it ends after five iterations that are no better"
+    assert len(seen) == 3 + 3, "it ends after three iterations that are no better"
     assert torch.equal(found.first_order.weight, seen[2])
     assert not torch.equal(seen[2], seen[3])
 

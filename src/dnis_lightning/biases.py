@@ -21,9 +21,9 @@ from dnis_lightning.tasks import Objective
 
 log = logging.getLogger(__name__)
 
-_ITERATIONS, _PATIENCE = 200, 5  # of L-BFGS at most; without a better select metric before it ends
+_ITERATIONS, _PATIENCE = 100, 3  # of L-BFGS at most; without a better select metric before it ends
 _MEMORY = 5  # steps of which L-BFGS knows the curvature
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 18
 _Point = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
@@ -78,24 +78,32 @@ def fit(
     terms, bias = model.first_order, model.global_bias
     assert terms is not None, "there is something to train"
     weights = [terms.weight] if bias is None else [terms.weight, bias]
-    units = [scale[:, None]] if bias is None else [scale[:, None], torch.ones(())]
-    rows_in_all = sum(batch.size for batch in batches)
+    units = [scale.double().numpy()] if bias is None else [scale.double().numpy(), np.ones(1)]
+    unit, features = np.concatenate(units), len(scale)
+    rows, often = _counted(batches, features)
+    shares = 1.0 if objective.shares is None else objective.shares.double().numpy()
+    shrink = objective.l2_bias * shares * often / rows
     best, waited = [weight.detach().clone() for weight in weights], 0
 
     def loss_at(point: _Point) -> tuple[float, _Point]:
-        _put(weights, units, point)
-        model.zero_grad(set_to_none=True)
-        total = 0.0
+        value = point * unit
+        first, level = value[:features], value[features:].sum()
+        loss, slope = float(shrink @ first**2), np.append(2 * shrink * first, np.zeros(len(value) - features))
         for batch in batches:
-            logits, rows, first, net = model(batch, _by_number)
-            part = objective(logits, batch.label, rows, first, rows_in_all, net, batch.times, batch.features)
+            ids, values = batch.ids.numpy(), None if batch.values is None else batch.values.numpy()
+            logits = torch.from_numpy(_sums(first[ids], values) + level).requires_grad_()
+            part = objective.task.loss(logits, batch.label.double(), rows)
             part.backward()
-            total += part.item()
-        return total, _flat([weight.grad for weight in weights], units)
+            assert logits.grad is not None
+            each = logits.grad.numpy()[:, None] * (np.ones(ids.shape[1]) if values is None else values)
+            slope[:features] += np.bincount(ids.ravel(), each.ravel(), minlength=features)
+            slope[features:] += logits.grad.sum().item()
+            loss += part.item()
+        return loss, slope * unit
 
     def after(intermediate_result: OptimizeResult) -> None:
         nonlocal best, waited
-        _put(weights, units, intermediate_result.x)
+        _put(weights, intermediate_result.x * unit)
         model.fill_unseen()
         waited = 0 if is_better() else waited + 1
         if not waited:
@@ -103,7 +111,7 @@ def fit(
         if waited == _PATIENCE:
             raise StopIteration
 
-    start = _flat([weight / unit**2 for weight, unit in zip(weights, units, strict=True)], units)
+    start = np.concatenate([weight.detach().double().numpy().ravel() for weight in weights]) / unit
     is_better()
     minimize(
         loss_at,
@@ -118,20 +126,25 @@ def fit(
             weight.copy_(value)
 
 
-def _by_number(parameter: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a parameter; of narrow ones the gradient is made several times faster so than by `gather`."""
-    return parameter.index_select(0, rows.flatten()).view(*rows.shape, parameter.shape[1])
+def _counted(batches: Iterable[Batch], features: int) -> tuple[int, np.ndarray]:
+    """The rows, and (N,) how often each feature stands in them."""
+    rows, often = 0, np.zeros(features)
+    for batch in batches:
+        there = batch.there()
+        rows += batch.size
+        ids = batch.ids if there is None else batch.ids[there.bool()]
+        often += np.bincount(ids.numpy().ravel(), minlength=features)
+    return rows, often
+
+
+def _sums(terms: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+    """(B,) of terms (B, C), times the batch's values."""
+    return terms.sum(1) if values is None else np.einsum("bc,bc->b", terms, values)
 
 
 @torch.no_grad()
-def _put(weights: Sequence[Tensor], units: Sequence[Tensor], point: _Point) -> None:
-    """Give weights their values at a point of the descent."""
+def _put(weights: Sequence[Tensor], values: np.ndarray) -> None:
+    """Give weights their values, which lie one after the other."""
     sizes = [weight.numel() for weight in weights]
-    for weight, unit, part in zip(weights, units, np.split(point, np.cumsum(sizes)[:-1]), strict=True):
-        weight.copy_(torch.from_numpy(part).view_as(weight) * unit)
-
-
-def _flat(values: Iterable[Tensor | None], units: Sequence[Tensor]) -> _Point:
-    """Gradients by weights as one by a point of the descent."""
-    parts = [(value * unit).flatten() for value, unit in zip(values, units, strict=True) if value is not None]
-    return torch.cat(parts).detach().double().numpy()
+    for weight, part in zip(weights, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+        weight.copy_(torch.from_numpy(part).view_as(weight))
