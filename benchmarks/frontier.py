@@ -9,7 +9,8 @@ Budgets are shares of the bytes of the plain table with K = 64. Plain tables of 
 each; all other methods start from K = 64, and have the L2 that is best there. For each method and budget the seed's
 table that is best on select counts, of those that fit; its test metric is given, as mean ± standard deviation over the
 seeds. Split, epochs, stopping and fine-tuning are the same for all, tables that are not cut included. Finished runs are
-passed over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data.
+passed over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data. Those of other defaults
+count, too: empty outputs/frontier after an update.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
 
 Each setting is run by `search=dnis` as it is by default, cut to 10 % of the entries, and beside it are a plain table a
 tenth as wide and one of K = 0, of the same data, batch and seed, trained on as what is cut is. Finished runs are passed
-over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data.
+over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data. Those of other defaults count,
+too: empty outputs/robust after an update.
 """
 
 from __future__ import annotations

@@ -145,6 +145,7 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
         (["search.rates=[3]", "search.budget=cr:20"], "search.rates: search.budget is set and takes its place"),
         (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
+        (["contender=uniform_8", "search.base_dim=16"], "search.base_dim: contender=uniform_8 has a width of its own"),
         (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
         (
             ["optimizer.plateau_floor=0.1", "optimizer.plateau_patience=null"],

@@ -247,13 +247,17 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
 
 def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     """A sentence on each key that the user set and another key makes idle."""
-    given = {re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides}
+    words = [re.split(r"[=@]", override.lstrip("+~"), maxsplit=1) for override in overrides]
+    given = {word[0] for word in words}
     if not all(OmegaConf.is_dict(config.get(group)) for group in ("search", "model")):
         return
     if "search.rates" in given and config.search.get("budget") is not None:
         yield "search.rates: search.budget is set and takes its place; give one of the two"
     if "search.blocks" in given and OmegaConf.is_list(config.search.get("blocking")):
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
+    plain = [word[1] for word in words if word[0] == "contender" and word[-1].startswith("uniform_")]
+    if plain and "search.base_dim" in given:
+        yield f"search.base_dim: contender={plain[0]} has a width of its own; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
         yield "model.l2_bias: there are no first-order terms with model.first_order=false"
     if "optimizer.plateau_floor" in given and config.optimizer.get("plateau_patience") is None:
