@@ -60,6 +60,41 @@ def test_terms_and_bias_solve_the_normal_equations(power: float, rows: tuple[np.
     assert terms[3] == pytest.approx(np.delete(terms[:12], 3).mean(), abs=1e-5), "unseen rows have their field's mean"
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_unit_of_labels_does_not_matter(unit: float, rows: tuple[np.ndarray, np.ndarray]) -> None:
+    ids, labels = rows
+    found = []
+    for factor in (1.0, unit):
+        made = model(0.0)
+        fit(made, Objective(Rating(), 0.0, 0.3), batches(ids, labels * np.float32(factor)), torch.ones(20), always)
+        assert made.first_order is not None
+        found.append(made.first_order.weight.detach().numpy() / factor)
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
+
+
+def test_lists_and_numbers_descend_the_objective_itself(rng: np.random.Generator) -> None:
+    """Where it ends the objective of training, of a batch that is made as in training, has no slope."""
+    space = FeatureSpace((0, 6, 7, 12))
+    lengths = rng.integers(0, 4, 200)
+    there = np.arange(3) < lengths[:, None]
+    lists = np.where(there, rng.integers(0, 6, (200, 3)), 0)  # 0 is the end of a list, and the first feature, too
+    shares = there / np.maximum(lengths, 1)[:, None]
+    numbers = np.where(rng.random(200) < 0.3, 0.0, rng.normal(size=200))
+    ids = np.column_stack([lists, np.full(200, 6), rng.integers(7, 12, 200)])
+    values = torch.tensor(np.column_stack([shares, numbers, np.ones(200)]), dtype=torch.float32)
+    offsets, labels = torch.tensor([0, 3, 4, 5]), torch.tensor(rng.normal(size=200), dtype=torch.float32)
+    batch = Batch(torch.from_numpy(ids), labels, values, offsets)
+    halves = [Batch(batch.ids[part], labels[part], values[part], offsets) for part in (slice(0, 70), slice(70, 200))]
+    objective = Objective(Rating(), 0.0, 0.2, 0.0, torch.linspace(0.5, 1.5, 12))
+    found = Recommender(space, NoInteraction(), dims=0, global_bias=0.0)
+    fit(found, objective, halves, torch.linspace(1, 2, 12), always)
+    logits, table, terms, net = found(batch)
+    objective(logits, labels, table, terms, 200, net, batch.times, batch.features).backward()
+    assert found.first_order is not None
+    assert found.first_order.weight.grad is not None
+    assert found.first_order.weight.grad.numpy() == pytest.approx(0, abs=1e-4)
+
+
 def test_clicks_without_a_global_bias(rows: tuple[np.ndarray, np.ndarray]) -> None:
     ids, labels = rows
     clicks, found = (labels > 3).astype(np.float32), model(None)
@@ -101,6 +136,7 @@ def test_a_warning_names_tables_and_what_to_do() -> None:
     found, _, advice = no_better_than_biases(["the whole table", "10%"], "select/mse", 0.85693, 1.5).partition("; ")
     assert found == "no better on select than biases alone (select/mse 0.85693): the whole table, 10%"
     assert advice.startswith("take a model.l2 a few times as large as 1.5 where the table is overfitted")
+    assert "take a model.l2 above 0, or search.base_dim=0" in no_better_than_biases(["10%"], "select/auc", 0.7, 0.0)
 
 
 def test_a_run_holds_its_tables_against_biases(tmp_path: Path) -> None:

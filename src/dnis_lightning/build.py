@@ -149,7 +149,8 @@ def l2_of_rows(settings: Settings, prepared: Prepared) -> float:
     """L2 on the rows of the table in the labels' own unit.
 
     Where labels are c times as large, rows whose products add up to them are √c times as large, the squared error c²
-    times and so, at the same optimum, L2 on the rows c times; that on first-order terms stays.
+    times and so, at the same optimum, L2 on the rows c times; that on first-order terms stays. Of rows that a tower
+    takes that is half of the way: its last layer may take all of c, and the rows then want c² times.
     """
     model = settings.model
     return model.l2 * (prepared.label_std if model.l2_per_std and model.l2 else 1.0)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 FAR = 0.05
-"""How much worse the loss may be, before training, of a second way to cut that is tried."""
+"""How much worse the loss may be, before its last training, of a second way to cut that is tried."""
 
 
 @dataclass
@@ -60,21 +60,27 @@ class Cutter:
         name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
         step, done = f"cut/{name}", self.phases.journal.done
         if step in done and not self.folder.scheme(name).exists():
-            for stale in [one for one in done if one == step or one.endswith(f"/{name}")]:
-                done.pop(stale)
+            self._forget(name)
         if step not in done:
             self._make(name, bound)
         return {"budget": name, **done[step]}
+
+    def _forget(self, name: str, step: str = "") -> None:
+        """Takes the steps of a cut, or one of them, out of the journal, so that they are done again."""
+        done = self.phases.journal.done
+        for stale in [one for one in done if one.endswith(f"/{name}") and one.startswith(f"{step}/" if step else "")]:
+            done.pop(stale)
 
     def _make(self, name: str, bound: Budget | float) -> None:
         started, journal, rival = time.perf_counter(), self.phases.journal, self.pruning.rival
         first = f"first/{name}"
         if first not in journal.done or not self.folder.scheme(name).exists():
-            journal.done.pop(f"fine_tune/{name}", None)  # its weights were not kept
+            self._forget(name, "fine_tune" if first not in journal.done else "")  # its weights were not kept
             journal.record(first, {"seconds": 0.0, "facts": self._made(name, bound, self.pruning)})
             journal.write()
         facts = journal.done[first]["facts"]
-        if rival is not None and facts["by"] != rival and isinstance(bound, Budget) and bound.loss is None:
+        cuts = 0 < facts["kept"] < self.whole and isinstance(bound, Budget) and bound.loss is None
+        if rival is not None and facts["by"] != rival and cuts:
             facts = self._made(name, bound, replace(self.pruning, by=rival), facts)
         seconds = max(time.perf_counter() - started, self._trained(name))
         journal.done.pop(first)
@@ -87,8 +93,8 @@ class Cutter:
     ) -> dict[str, Any]:
         """The facts of a cut by one way of choosing what stays; its scheme is on disk then.
 
-        against: those of a cut by another way, which are the facts, and whose scheme stays, unless this one is better
-        on select.
+        against: the facts of the first way's cut, which are returned unchanged, its scheme left on disk, unless this
+        cut is better on select.
         """
         model = self.unpruned()
         in_bytes = self._in_bytes(model, bound)

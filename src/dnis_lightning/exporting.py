@@ -192,8 +192,9 @@ def _scheme_and_rest(
     model.load_weights(weights)
     if budget != "unpruned":
         whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
-        log.info("%s: cut from the whole table as the run left it, without training", budget)
         pruning = build.pruning(_settings(run))
+        pruning = replace(pruning, by=by or pruning.by)
+        log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
         bound = parse_budget(budget)
         if bound.loss is not None:
             raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
@@ -202,7 +203,6 @@ def _scheme_and_rest(
             projections = model.table.projection_arrays()
             return Shipping(blueprint.block_of).bytes_of(mask.numpy(), projections) <= (bound.size or 0)
 
-        pruning = replace(pruning, by=by or pruning.by)
         mask = cut_mask(model, bound, pruning, _importance(run, pruning.by), whole, fits)
         if bound.size is not None and not mask.any() and not fits(mask):
             raise RunError(f"--budget {budget}: the file is larger even with nothing kept; take a larger one")

@@ -48,9 +48,9 @@ FAULTS: dict[str, tuple[Diagnosis, Course, str, str]] = {
         "search=none",
     ),
     "fitted": (replace(GOOD, gap=Gap(0.0, 0.05, 0.05)), BACK, "α came to fit the search rows", "larger search.penalty"),
-    "worse": (GOOD, RISING, "select got worse from the first epoch", "search=none prune=prefix"),
+    "worse": (GOOD, RISING, "select got worse from the first epoch", "search=none prune=best"),
     "late": (GOOD, replace(RISING, costs=[0.5, *BACK.costs[1:]], best=5), "select got worse", "search=none"),
-    "nowhere": (GOOD, replace(RISING, best=0), "no epoch that counts", "search=none prune=prefix"),
+    "nowhere": (GOOD, replace(RISING, best=0), "no epoch that counts", "search=none prune=best"),
     "at once": (GOOD, replace(RISING, best=1, least_epochs=1), "select got worse", "search=none"),
     "shared": (replace(GOOD, gap=None), replace(FALLING, shared=True), "nothing shows", "take data.split=three_way"),
 }

@@ -193,7 +193,7 @@ def test_where_rows_cannot_be_turned_single_entries_go(caplog: pytest.LogCapture
     before = model.table.weight.detach().clone()
     with caplog.at_level("INFO"):
         mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), ASCENDING, 180, never)
-    assert "rows of this model cannot be turned; single entries go instead" in caplog.text
+    assert "rows of this model cannot be turned: instead of first dimensions single entries go" in caplog.text
     assert torch.equal(model.table.weight, before)
     assert torch.equal(mask, largest(before.clone(), 90))
     again = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)

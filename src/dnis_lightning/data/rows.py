@@ -56,6 +56,7 @@ class RowLayout:
             self._placed.append((group, len(self._groups[group])))
             self._groups[group] += range(self._columns[-1], self._columns[-1] + width)
             self._columns.append(self._columns[-1] + width)
+        self.width = self._columns[-1]  # C
         self._multi = [n for n, field in enumerate(vocabulary.fields) if field.kind == "multi"]
         kinds = [(name, "<f4" if name == "scalar" else f"<{name}") for name, columns in self._groups.items() if columns]
         self.dtype = np.dtype(

@@ -55,9 +55,14 @@ def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
 
 def no_better_than_biases(tables: Sequence[str], metric: str, value: float, l2: float) -> str:
     """That tables, by name, are no better on select than biases alone, whose metric has this value."""
+    other = (
+        f"a model.l2 a few times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to "
+        "nothing"
+        if l2
+        else "a model.l2 above 0"
+    )
     return (
-        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take a model.l2 a few "
-        f"times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to nothing, or "
+        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take {other}, or "
         "search.base_dim=0, which has no table"
     )
 
@@ -118,14 +123,14 @@ def _on_select(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
     if course.best == 0:
         yield (
             "no epoch that counts (search.least_epochs) was better on select than what the search started from, so all "
-            "gates are open again; the gates earn nothing here, and search=none prune=prefix comes to the same"
+            "gates are open again; the gates earn nothing here, and search=none prune=best comes to the same"
         )
     elif course.won or _unfinished(diagnosis, course):
         return
     elif counting and first <= min(counting) and first < course.costs[-1]:
         yield (
             "select got worse from the first epoch of the search on, and none that counts (search.least_epochs) made "
-            "up for it; the gates earn nothing here: compare with search=none prune=prefix"
+            "up for it; the gates earn nothing here: compare with search=none prune=best"
         )
 
 

@@ -68,7 +68,7 @@ def cut_mask(
     Raises ConfigError when a model without gates is to be cut by them.
     """
     if pruning.by == "prefix" and not model.turn(importance.counts):
-        log.info("prune=prefix: rows of this model cannot be turned; single entries go instead")
+        log.info("rows of this model cannot be turned: instead of first dimensions single entries go")
     if not isinstance(bound, Budget):
         return _above(model, bound, pruning, importance)
     choose = _choice(model, pruning, importance)
