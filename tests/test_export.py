@@ -488,7 +488,7 @@ def test_a_run_is_cut_to_another_budget_without_training(
     options = ("--budget", "cr:8", "--by", "elements", "--dtype", "fp32")
     code, out, err = said_by(export.main, capsys, folder, "--to", tmp_path / "ship", *options)
     assert code == 0
-    assert "cr:8: cut from the whole table as the run left it, by" in err
+    assert "cr:8: cut from the whole table as the run left it, by elements, without training" in err
     table = PackedEmbedding.open(tmp_path / "ship").table
     assert table.kept == round(result["features"] * 4 / 8)  # type: ignore[operator]
     merged = np.abs(rebuild(folder).merged_table().numpy())

@@ -46,8 +46,7 @@ def biases_alone(
     began, prepared = time.perf_counter(), evaluation.prepared
     monitor = f"select/{evaluation.task.monitor}"
     model = Recommender(space, NoInteraction(), dims=0, global_bias=start)
-    parts = ("train",) if prepared.split.shared else ("train", "search")
-    files = [prepared.parts[part] for part in parts]
+    files = [prepared.parts[part] for part in prepared.split.weight_parts]
     batches = Loader(files, batch_size=max(_CELLS_AT_ONCE // max(files[0].layout.width, 1), 1), shuffle=False)
     log.info("biases alone: first-order terms by L-BFGS over %d rows", batches.rows)
     often = torch.tensor(prepared.vocabulary.frequency, dtype=torch.float32).clamp(min=1)
@@ -82,7 +81,7 @@ def fit(
     units = [scale.double().numpy()] if bias is None else [scale.double().numpy(), np.ones(1)]
     unit, features = np.concatenate(units), len(scale)
     rows, often = _counted(batches, features)
-    shares = 1.0 if objective.shares is None else objective.shares.double().numpy()
+    shares = 1.0 if objective.shares is None else objective.shares.cpu().double().numpy()
     shrink = objective.l2_bias * shares * often / rows
     best, waited = [weight.detach().clone() for weight in weights], 0
 
@@ -133,7 +132,7 @@ def _counted(batches: Iterable[Batch], features: int) -> tuple[int, np.ndarray]:
     for batch in batches:
         there = batch.there()
         rows += batch.size
-        ids = batch.ids if there is None else batch.ids[there.bool()]
+        ids = batch.ids if there is None else batch.ids[there]
         often += np.bincount(ids.numpy().ravel(), minlength=features)
     return rows, often
 

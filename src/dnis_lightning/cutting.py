@@ -77,7 +77,8 @@ class Cutter:
         if first not in journal.done or not self.folder.scheme(name).exists():
             self._forget(name, "fine_tune" if first not in journal.done else "")  # its weights were not kept
             journal.record(first, {"seconds": 0.0, "facts": self._made(name, bound, self.pruning)})
-            journal.write()
+            if rival is not None:
+                journal.write()
         facts = journal.done[first]["facts"]
         cuts = 0 < facts["kept"] < self.whole and isinstance(bound, Budget) and bound.loss is None
         if rival is not None and facts["by"] != rival and cuts:

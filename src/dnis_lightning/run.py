@@ -235,8 +235,7 @@ class Run:
         search, only = self.settings.search, self.settings.search.trial is not None
         if only or not (search.against_biases and search.base_dim and self.blueprint.first_order) or self.feedback:
             return None
-        objective = build.make_objective(self.settings, self.prepared)
-        return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, objective)
+        return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective)
 
     def _hold_against(self, told: dict[str, Any], biases: Mapping[str, float]) -> None:
         """Warns of tables that are no better on select than none."""

@@ -50,6 +50,11 @@ class Split:
         return rows | {"select": rows["search"]} if self.shared else rows
 
     @property
+    def weight_parts(self) -> tuple[str, ...]:
+        """The parts that may train weights: search, too, unless its rows are those of select."""
+        return ("train",) if self.shared else ("train", "search")
+
+    @property
     def is_train(self) -> np.ndarray:
         """(rows,) bool."""
         return self.part == _TRAIN

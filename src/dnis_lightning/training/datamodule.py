@@ -52,7 +52,7 @@ class SplitsDataModule(L.LightningDataModule):
 
     def weight_parts(self) -> tuple[str, ...]:
         """The parts that train the weights; search only if its rows are not those of select, too."""
-        return ("train",) if self.rows == "train" or self.prepared.split.shared else ("train", "search")
+        return ("train",) if self.rows == "train" else self.prepared.split.weight_parts
 
     @property
     def steps_per_epoch(self) -> int:
