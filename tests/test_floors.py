@@ -26,7 +26,7 @@ FLOORS = (
     {"blueprint"},
     {"earlier"},
     {"build", "result", "spread", "serving", "final_look", "biases"},
-    {"cutting", "checks", "scoring", "onnx_file"},
+    {"trials", "cutting", "checks", "scoring", "onnx_file"},
     {"run", "exporting"},
     {"launch"},
     {"sweep"},

@@ -78,32 +78,12 @@ def fit(
     terms, bias = model.first_order, model.global_bias
     assert terms is not None, "there is something to train"
     weights = [terms.weight] if bias is None else [terms.weight, bias]
-    units = [scale.double().numpy()] if bias is None else [scale.double().numpy(), np.ones(1)]
-    unit, features = np.concatenate(units), len(scale)
-    rows, often = _counted(batches, features)
-    shares = 1.0 if objective.shares is None else objective.shares.cpu().double().numpy()
-    shrink = objective.l2_bias * shares * often / rows
     best, waited = [weight.detach().clone() for weight in weights], 0
-
-    def loss_at(point: _Point) -> tuple[float, _Point]:
-        value = point * unit
-        first, level = value[:features], value[features:].sum()
-        loss, slope = float(shrink @ first**2), np.append(2 * shrink * first, np.zeros(len(value) - features))
-        for batch in batches:
-            ids, values = batch.ids.numpy(), None if batch.values is None else batch.values.numpy()
-            logits = torch.from_numpy(_sums(first[ids], values) + level).requires_grad_()
-            part = objective.task.loss(logits, batch.label.double(), rows)
-            part.backward()
-            assert logits.grad is not None
-            each = logits.grad.numpy()[:, None] * (np.ones(ids.shape[1]) if values is None else values)
-            slope[:features] += np.bincount(ids.ravel(), each.ravel(), minlength=features)
-            slope[features:] += logits.grad.sum().item()
-            loss += part.item()
-        return loss, slope * unit
+    loss = _Loss(objective, batches, scale, with_bias=bias is not None)
 
     def after(intermediate_result: OptimizeResult) -> None:
         nonlocal best, waited
-        _put(weights, intermediate_result.x * unit)
+        _put(weights, intermediate_result.x * loss.unit)
         model.fill_unseen()
         waited = 0 if is_better() else waited + 1
         if not waited:
@@ -111,10 +91,10 @@ def fit(
         if waited == _PATIENCE:
             raise StopIteration
 
-    start = np.concatenate([weight.detach().double().numpy().ravel() for weight in weights]) / unit
+    start = np.concatenate([weight.detach().double().numpy().ravel() for weight in weights]) / loss.unit
     is_better()
     minimize(
-        loss_at,
+        loss,
         start,
         jac=True,
         method="L-BFGS-B",
@@ -124,6 +104,37 @@ def fit(
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
             weight.copy_(value)
+
+
+class _Loss:
+    """The objective over all rows, and its gradient, of first-order terms and global bias as one vector (N,) or (N+1,).
+
+    unit: of each entry of that vector, see `fit`.
+    """
+
+    def __init__(self, objective: Objective, batches: Iterable[Batch], scale: Tensor, *, with_bias: bool) -> None:
+        self.task, self.batches, self.features = objective.task, batches, len(scale)
+        self.unit = np.append(scale.double().numpy(), np.ones(int(with_bias)))
+        self.rows, often = _counted(batches, self.features)
+        shares = 1.0 if objective.shares is None else objective.shares.cpu().double().numpy()
+        self.shrink = objective.l2_bias * shares * often / self.rows  # (N,)
+
+    def __call__(self, point: _Point) -> tuple[float, _Point]:
+        """Value and gradient at a point, which is given and derived by in units."""
+        value, n = point * self.unit, self.features
+        terms, bias = value[:n], value[n:].sum()
+        loss, slope = float(self.shrink @ terms**2), np.append(2 * self.shrink * terms, np.zeros(len(value) - n))
+        for batch in self.batches:
+            ids, values = batch.ids.numpy(), None if batch.values is None else batch.values.numpy()
+            logits = torch.from_numpy(_sums(terms[ids], values) + bias).requires_grad_()
+            part = self.task.loss(logits, batch.label.double(), self.rows)
+            part.backward()
+            assert logits.grad is not None
+            each = logits.grad.numpy()[:, None] * (np.ones(ids.shape[1]) if values is None else values)
+            slope[:n] += np.bincount(ids.ravel(), each.ravel(), minlength=n)
+            slope[n:] += logits.grad.sum().item()
+            loss += part.item()
+        return loss, slope * self.unit
 
 
 def _counted(batches: Iterable[Batch], features: int) -> tuple[int, np.ndarray]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnis_lightning import build, result
 from dnis_lightning.biases import biases_alone
-from dnis_lightning.blueprint import construct, load_best, pruned_model, save_best, save_pruned
+from dnis_lightning.blueprint import construct, load_best, pruned_model, save_pruned
 from dnis_lightning.cutting import Cutter
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
-from dnis_lightning.errors import RunError
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import cost
@@ -28,14 +27,14 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.doubts import no_better_than_biases
 from dnis_lightning.search.importance import IMPORTANCE, Importance, sensitivity
-from dnis_lightning.search.trial import Trial, TrialResult
+from dnis_lightning.search.trial import Trial
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import as_shipped, write_embedding
-from dnis_lightning.spread import copy_best, take_over
 from dnis_lightning.tasks import Objective, Task
 from dnis_lightning.training.journal import Journal, all_ranks_here
 from dnis_lightning.training.phases import PhaseRunner, TrainerOptions
 from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figures, log_result
+from dnis_lightning.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +62,9 @@ class Run:
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
-        self.best: Trial | None = None
+        self.chosen: Trial  # the best, once the trials are over
         self.slopes: torch.Tensor | None = None
         self.blocks = build.blocks_of(self.settings, self.prepared)
-        self.earlier = build.earlier(self.settings, self.prepared)
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
             self.prepared,
@@ -96,86 +94,44 @@ class Run:
         bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
         cuts = [cutter.cut(bound) for bound in bounds]
         model = self._best_model()
+        dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
         who_pays = self._test(unpruned, cuts, model)
         biases = self._biases()
-        told = self._result(model, unpruned, cuts, trials) | {"who_pays": who_pays, "biases": biases}
-        if biases is not None:
-            self._hold_against(told, biases["metrics"])
+        doubted = self._diagnostics(self._held_against(biases, unpruned, cuts))
+        told = self._result(model, unpruned, cuts, trials) | {
+            "who_pays": who_pays,
+            "biases": biases,
+            "diagnostics": doubted,
+            "recovery": result.recovery_of(self.settings, self.prepared, dims),
+        }
         if is_rank_zero():
-            self._write(told, model)
+            self._write(told, model, dims)
         return told
 
     # the steps
 
     def _trials(self) -> list[dict[str, Any]]:
-        """Runs the method's trials, or the one of search.trial; the facts of each, and the best one's weights on disk.
-
-        The blueprint then is that of the best.
-        """
-        only = self.settings.search.trial
-        trials = construct(self.settings.search.method).trials(self.blocks)
-        ran: list[Trial] = []
-        scores: list[float] = []
-        told: list[dict[str, Any]] = []
-        trial, number = next(trials), 0
-        while True:
-            score = math.nan
-            if only in (None, number):
-                self._take_over(number, trial, scores)
-                facts = self._trial(trial, scores)
-                score = self._score(facts)
-                ran.append(trial)
-                scores.append(score)
-                told.append({"name": trial.name, "dims": trial.dims, "block_dims": trial.block_dims, **facts})
-            try:
-                trial, number = trials.send(TrialResult(trial, score)), number + 1
-            except StopIteration:
-                break
-        assert scores, "search.trial was checked before"
-        if math.isinf(min(scores)):
-            raise RunError(
-                f"select/{self.task.monitor} is no finite number: training diverged; take a smaller optimizer.lr"
-            )
-        self.best = ran[scores.index(min(scores))]
-        self.blueprint = self.blueprint.of(self.best)
+        """Runs the method's trials, or that of search.trial; the facts of each. The blueprint is the best one's then."""
+        trials = Trials(
+            self.blueprint,
+            self.phases,
+            self.folder,
+            seed=self.settings.seed,
+            only=self.settings.search.trial,
+            jobs=self.trial_jobs,
+            earlier=build.earlier(self.settings, self.prepared),
+            evaluate=self._on_select,
+            score=self._score,
+        )
+        self.chosen, told = trials.run(construct(self.settings.search.method))
+        self.blueprint = self.blueprint.of(self.chosen)
         if is_rank_zero():
             self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
         return told
 
-    def _take_over(self, number: int, trial: Trial, scores: list[float]) -> None:
-        """Reads back a trial that a job of its own has trained."""
-        job, step = self.trial_jobs.get(number), f"trial/{trial.name}"
-        if job is None or step in self.journal.done:
-            return
-        take_over(job, trial.name, self.journal)
-        log.info("%s: taken from %s", trial.name, job.path)
-        if is_rank_zero() and all(self._score(self.journal.done[step]) < score for score in scores):
-            copy_best(job, self.folder)
-        self.journal.write()
-
-    def _trial(self, trial: Trial, scores: list[float]) -> dict[str, Any]:
-        """Trains one trial through its phases; its weights go to disk if it beats the scores of those before it."""
-        step = f"trial/{trial.name}"
-        if step not in self.journal.done:
-            blueprint, seed = self.blueprint.of(trial), self.settings.seed
-
-            def initial() -> Recommender:
-                made = build.trial_model(blueprint, seed, gated=trial.gated)
-                return made if self.earlier is None else self.earlier.give_to(made, blueprint)
-
-            model = initial()
-            phases: list[dict[str, Any]] = []
-            for one in trial.phases:
-                name, before = f"{trial.name}/{one.name}", phases[-1]["best"] if phases else math.nan
-                phases.append(self.phases.fit(name, one, model, start=lambda: initial().state_dict(), before=before))
-            facts = {**self.evaluation.metrics(model, "select"), "seconds": sum(phase["seconds"] for phase in phases)}
-            facts["epochs"] = [phase["epochs"] for phase in phases]
-            facts["kept"] = int(model.table.kept().sum())
-            if is_rank_zero() and all(self._score(facts) < score for score in scores):
-                save_best(self.folder, model, trial.name)
-            self.journal.record(step, facts)
-            self.journal.write()
-        return self.journal.done[step]
+    def _on_select(self, model: Recommender) -> dict[str, float]:
+        """The metrics by which everything is chosen."""
+        return self.evaluation.metrics(model, "select")
 
     def _score(self, facts: Mapping[str, Any]) -> float:
         """What trials are compared by, smaller is better; infinite where training diverged."""
@@ -187,8 +143,7 @@ class Run:
 
     def _read_best(self) -> Recommender:
         """The same where other ranks need not come along."""
-        assert self.best is not None, "trials come first"
-        model = self.blueprint.build(gated=self.best.gated)
+        model = self.blueprint.build(gated=self.chosen.gated)
         model.load_weights(load_best(self.folder)["recommender"])
         return model
 
@@ -202,9 +157,8 @@ class Run:
         scheme = model.scheme()
         if self.blueprint.block_dims is not None and is_rank_zero():
             save_pruned(self.folder, "unpruned", scheme, model)
-        metrics = self.evaluation.metrics(model, "select")
         packed, metrics = self.shipping.choose(
-            scheme, metrics, lambda other: self.evaluation.metrics(self._with_values(other), "select"), self._score
+            scheme, self._on_select(model), lambda other: self._on_select(self._with_values(other)), self._score
         )
         sizes = result.scheme_size(scheme, whole, packed) | result.other_sizes(model)
         return sizes | {"metrics": metrics}, whole
@@ -226,7 +180,7 @@ class Run:
             importance=self._importance,
             unpruned=self._best_model,
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
-            evaluate=lambda model: self.evaluation.metrics(model, "select"),
+            evaluate=self._on_select,
             score=self._score,
         )
 
@@ -237,16 +191,21 @@ class Run:
             return None
         return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective)
 
-    def _hold_against(self, told: dict[str, Any], biases: Mapping[str, float]) -> None:
-        """Warns of tables that are no better on select than none."""
-        models = {"the whole table": told["unpruned"]} | {cut["budget"]: cut for cut in told["pruned"]}
-        poor = [name for name, facts in models.items() if self._score(facts["metrics"]) >= self._score(biases)]
-        if poor:
-            monitor = f"select/{self.task.monitor}"
-            warning = no_better_than_biases(poor, monitor, biases[monitor], self.settings.model.l2)
-            log.warning("%s", warning)
-            if told["diagnostics"] is not None:
-                told["diagnostics"] = told["diagnostics"] | {"warnings": [*told["diagnostics"]["warnings"], warning]}
+    def _held_against(
+        self, biases: Mapping[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]]
+    ) -> list[str]:
+        """Warns of tables that are no better on select than none; the warning, if there is one."""
+        if biases is None:
+            return []
+        models = {"the whole table": unpruned} | {cut["budget"]: cut for cut in cuts}
+        least = self._score(biases["metrics"])
+        poor = [name for name, facts in models.items() if self._score(facts["metrics"]) >= least]
+        if not poor:
+            return []
+        monitor = f"select/{self.task.monitor}"
+        warning = no_better_than_biases(poor, monitor, biases["metrics"][monitor], self.settings.model.l2)
+        log.warning("%s", warning)
+        return [warning]
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
@@ -287,11 +246,11 @@ class Run:
             return None
         return {part: Queries(self.feedback.interactions, part).told for part in ("select", "test")}
 
-    def _diagnostics(self) -> dict[str, Any] | None:
-        """Whether the search of the best trial is to be trusted; None where no gates were moved."""
-        assert self.best is not None, "trials come first"
-        searches = [f"{self.best.name}/{phase.name}" for phase in self.best.phases if phase.gate_step is not None]
-        return self.journal.done[searches[-1]].get("diagnostics") if searches else None
+    def _diagnostics(self, warnings: list[str]) -> dict[str, Any] | None:
+        """Whether the search of the best trial is to be trusted, with more warnings; None where no gates were moved."""
+        searches = [f"{self.chosen.name}/{phase.name}" for phase in self.chosen.phases if phase.gate_step is not None]
+        found = self.journal.done[searches[-1]].get("diagnostics") if searches else None
+        return found and found | {"warnings": [*found["warnings"], *warnings]}
 
     def _on_row(self, rows: list[dict[str, Any]]) -> None:
         self.folder.write_rows("metrics.csv", rows)
@@ -304,22 +263,19 @@ class Run:
         total = self.journal.seconds() + self.prepare_seconds
         return {
             **result.identity(self.settings, self.prepared, self.blueprint, self._queries()),
-            "chosen_trial": None if self.best is None else self.best.name,
+            "chosen_trial": self.chosen.name,
             "unpruned": unpruned,
             "pruned": cuts,
             "gates_per_block": None if model.gates is None else [round(float(g), 6) for g in model.gates.mean(1)],
-            "diagnostics": self._diagnostics(),
             "trials": trials,
             **result.costs(self.journal.done, prepare=self.prepare_seconds, total=total),
             "environment": result.environment(self.settings),
             "command": self.command,
         }
 
-    def _write(self, told: dict[str, Any], model: Recommender) -> None:
+    def _write(self, told: dict[str, Any], model: Recommender, dims: dict[str, np.ndarray]) -> None:
         from dnis_lightning.report.pictures import draw, draw_tests  # pandas takes 50 MiB, which training need not have
 
-        names = [cut["budget"] for cut in told["pruned"]]
-        dims = {name: Scheme.load(self.folder.scheme(name))[0].dims_per_feature for name in names}
         uncut = {"unpruned": model.scheme().dims_per_feature}
         self.folder.write_rows("dims.csv", result.dims_rows(self.prepared, self.blueprint, dims or uncut))
         draw(
@@ -340,7 +296,6 @@ class Run:
             log_dims(self.logger, counts, name)
         log_figures(self.logger, self.folder.figures)
         log_result(self.logger, told)
-        told["recovery"] = result.recovery_of(self.settings, self.prepared, dims)
         log.info("%s", result.summary(told))
         self.folder.write_json("result.json", told)
 
