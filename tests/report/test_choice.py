@@ -74,6 +74,12 @@ def test_several_keys_are_chosen_together(tmp_path: Path) -> None:
     assert shown(chosen(tmp_path, "model.l2", "optimizer.lr")) == pytest.approx({"DNIS (unpruned)": 0.3})
 
 
+def test_budgets_are_rows_already(tmp_path: Path) -> None:
+    make_run(tmp_path, rating(0.7))
+    with pytest.raises(UserError, match=r"--choose search\.budget: what a run cuts to is a row of its own already"):
+        chosen(tmp_path, "search.budget")
+
+
 def test_a_key_that_no_run_has_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, rating(0.5))
     with pytest.raises(UserError, match=r"--choose model\.l3: no run has this key; is it misspelt\?"):

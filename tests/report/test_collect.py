@@ -64,6 +64,23 @@ def test_bad_files_are_named_with_their_reason(kind: str, tmp_path: Path) -> Non
     assert reason in str(fault.value)
 
 
+ODD = {
+    "who_pays.groups": {"who_pays": {"metric": "mse"}},
+    "who_pays.groups.0.unpruned": {"who_pays": {"metric": "mse", "groups": [{"by": "block", "cuts": {}}]}},
+    "diagnostics.blocks.0.data_share": {"diagnostics": {"blocks": [{"signal": 1.0, "dead": False}]}},
+}
+
+
+@pytest.mark.parametrize("lacking", ODD)
+def test_a_result_that_lacks_what_tables_are_made_of_is_passed_over(lacking: str, tmp_path: Path) -> None:
+    good = make_run(tmp_path / "good", rating(0.7))
+    make_run(tmp_path / "odd", rating(0.7), **ODD[lacking])
+    found = collect([tmp_path])
+    assert [run.path for run in found.runs] == [good]
+    assert "it lacks" in found.skipped[0]
+    assert lacking in found.skipped[0]
+
+
 def test_a_value_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, rating(0.7))
     bad = make_run(tmp_path, rating(0.7), unpruned={"kept": "many", "metrics": {}})

@@ -19,6 +19,8 @@ def choose(settled: Settled, key: str) -> Settled:
     Each cut chooses for itself. From then on configurations are told apart without the key; the frame has it as a
     column. Seeds that one of the rivals lacks do not choose. Raises UserError when no run has the key.
     """
+    if key in ("search.budget", "search.rates"):
+        raise UserError(f"--choose {key}: what a run cuts to is a row of its own already; choose among other keys")
     if not any(key in config for config in settled.configs.values()):
         raise UserError(f"--choose {key}: no run has this key; is it misspelt? Keys are written as in model.l2")
     told = {name: identity.without(config, key) for name, config in settled.configs.items()}

@@ -60,12 +60,45 @@ class Rows(BaseModel):
     test: int
 
 
+class BlockTold(BaseModel):
+    """What a run says of a block in its search; see `search.diagnosis.BlockHealth`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data_share: float
+    signal: float
+    dead: bool
+
+
+class Group(BaseModel):
+    """Test rows of features that occur about as often, and what the models make of them; other keys are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    unpruned: dict[str, Any]
+    cuts: dict[str, dict[str, Any]]
+    by: str
+    name: str
+    least: int | None
+    most: int | None
+    rows: int
+
+
+class WhoPays(BaseModel):
+    """The groups of test rows, and the metric that they are compared by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: str
+    groups: tuple[Group, ...]
+
+
 class Diagnostics(BaseModel):
     """What a run says of its search: figures, and sentences on why it is not to be trusted, if there are reasons."""
 
     model_config = ConfigDict(frozen=True)
 
-    blocks: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[BlockTold, ...] = ()
     drift: dict[str, float] = {}
     gap: dict[str, float | None] | None = None
     warnings: tuple[str, ...] = ()
@@ -99,21 +132,21 @@ class Result(BaseModel):
     l2_bias: float | None = None
     diagnostics: Diagnostics | None = None
     trials: tuple[dict[str, Any], ...] = ()
-    who_pays: dict[str, Any] | None = None
+    who_pays: WhoPays | None = None
     environment: dict[str, Any] = {}
 
     def groups(self, part: Part) -> list[dict[str, Any]]:
         """The groups of test rows, with their values of the unpruned model or of a cut; none of earlier versions."""
-        told, cut = self.who_pays or {"groups": [], "metric": ""}, part.budget
+        told, cut = self.who_pays, part.budget
+        if told is None:
+            return []
         return [
-            {key: line[key] for key in TELLING} | {"metric": told["metric"]} | _of(line, cut)
-            for line in told["groups"]
-            if not cut or cut in line["cuts"]
+            {key: getattr(group, key) for key in TELLING}
+            | {"metric": told.metric}
+            | (group.cuts[cut] if cut else group.unpruned)
+            for group in told.groups
+            if not cut or cut in group.cuts
         ]
-
-
-def _of(line: Mapping[str, Any], cut: str) -> dict[str, Any]:
-    return dict(line["cuts"][cut] if cut else line["unpruned"])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dnis_lightning.measures import cost, monitor
+from dnis_lightning.measures import cost_on_select, monitor
 from dnis_lightning.quantities import STARTS_AFRESH
 from dnis_lightning.report import identity
 from dnis_lightning.report.collect import Diagnostics, Part, Run
@@ -97,7 +97,7 @@ def _score(run: Run) -> float:
     metrics = run.result.unpruned.metrics
     names = [name.removeprefix("select/") for name in metrics if name.startswith("select/")]
     decisive = monitor(run.result.task, names)
-    return cost(decisive, metrics.get(f"select/{decisive}"))
+    return cost_on_select(decisive, metrics)
 
 
 def _rows(entry: _Entry, configs: dict[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
@@ -138,9 +138,9 @@ def _search_columns(told: Diagnostics | None) -> dict[str, float]:
     if told is None or not told.blocks:
         return {}
     return {
-        "search_data_share": min(block["data_share"] for block in told.blocks),
-        "search_signal": min(block["signal"] for block in told.blocks),
-        "search_dead": sum(block["dead"] for block in told.blocks),
+        "search_data_share": min(block.data_share for block in told.blocks),
+        "search_signal": min(block.signal for block in told.blocks),
+        "search_dead": sum(block.dead for block in told.blocks),
         **{f"search_drift_{when}": value for when, value in told.drift.items()},
         "search_gap_growth": _float((told.gap or {}).get("growth")),
     }
