@@ -195,6 +195,15 @@ def test_a_finished_run_is_not_done_again(unbroken) -> None:
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
+def test_a_damaged_result_is_written_anew(tmp_path: Path) -> None:
+    folder, whole = result_of(dnis(tmp_path, *TINY_DNIS))
+    path = folder / "result.json"
+    path.write_bytes(path.read_bytes()[:50])
+    again, result = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto"))
+    assert again == folder
+    assert figures_of(result) == figures_of(whole)
+
+
 def test_auto_starts_afresh_where_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     folder, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto"))
     other, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto", "seed=1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 from dnis_lightning.errors import RunError
 from dnis_lightning.paths import whole_file, write_json
+
+log = logging.getLogger(__name__)
 
 SHARED_FOLDER = "DNIS_RUN_FOLDER"
 """Environment variable by which rank zero tells the other ranks of a run where it writes."""
@@ -77,8 +80,13 @@ class RunFolder:
         return path.read_text().strip() if path.is_file() else ""
 
     def finished(self) -> bool:
-        """Whether the result, which is written last, is there."""
-        return (self.path / "result.json").is_file()
+        """Whether the result, which is written last, is there and whole; what else stands there is made anew."""
+        path = self.path / "result.json"
+        try:
+            return path.is_file() and "schema" in json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, RecursionError):
+            log.warning("%s: cannot be read, so the run counts as unfinished", path)
+            return False
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of this folder, whole or not at all."""
