@@ -137,7 +137,7 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
             ["data=table", "data.path=log.csv", "data.task=topk", "data.label=null", "data.least_label=3"],
             "data.least_label: with data.label=null no row has a label",
         ),
-        (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10%, 25MiB or loss:0.5%"),
+        (["search.budget=10"], "search.budget: '10'; it should read like cr:20, 10%, 25MiB, bytes:10% or loss:0.5%"),
         (["search.budget=cr:0.5"], "search.budget: 'cr:0.5'; it should read like"),
         (["search.blocking=[]"], "search.blocking: it should be"),
         (["data.name=a/b"], "data.name: it should match pattern"),
@@ -163,6 +163,41 @@ def test_a_wrong_value_is_named(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check_config(composed(*overrides), overrides)
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["10", "[10,20%]", "[[10%]]"])
+def test_a_wrong_budget_is_one_sentence(given: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_config(composed(f"search.budget={given}"), [])
+    assert len(str(raised.value).splitlines()) == 2, raised.value
+
+
+TABLE = ("data=table", "data.path=log.csv", "data.label=stars", "data.task=rating")
+
+
+@pytest.mark.parametrize(
+    ("override", "is_read"),
+    [
+        ("+data.l2_of_task.ratin.l2=3", False),
+        ("data.l2_of_task.ctr.l2=3", False),
+        ("data.l2_of_task.rating.l2=3", True),
+        ("+data.l2_of.mf=3", True),
+        ("+data.l2_of.fm=3", False),
+        ("data.default_budget=[5%]", False),
+    ],
+)
+def test_of_keys_that_are_chosen_from_only_the_chosen_one_is_read(override: str, is_read: bool) -> None:
+    given = [*TABLE, "model=mf", override]
+    if is_read:
+        check_config(composed(*given), given)
+        return
+    with pytest.raises(ConfigError, match="nothing reads this key"):
+        check_config(composed(*given), given)
+
+
+def test_contenders_may_be_given_budgets_that_some_of_them_do_not_read() -> None:
+    given = ["contender=uniform_2", "data.default_budget=[5%]"]
+    check_config(composed(*given), given)
 
 
 PAPER = {

@@ -48,7 +48,10 @@ def check_config(config: DictConfig, overrides: Iterable[str] = ()) -> Settings:
     faults += [line for line in wrong if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
     at_nodes = [_as_written(fault, raw) for path, node in _nodes(plain) for fault in _check_node(path, node)]
     faults += [line for line in at_nodes if line.split(":")[0] not in {fault.split(":")[0] for fault in faults}]
-    faults += _wrong_budgets(plain)
+    wrong_budgets = list(_wrong_budgets(plain))
+    if wrong_budgets:
+        faults = [line for line in faults if not line.startswith("search.budget")]
+    faults += wrong_budgets
     faults += _wrong_in_topk(plain)
     if settings is not None and settings.trainer.devices > 1 and settings.trainer.strategy != "ddp":
         faults.append(f"trainer.devices: {settings.trainer.devices} processes need trainer.strategy=ddp")
@@ -226,23 +229,26 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     assert isinstance(raw, dict)
     text = json.dumps(raw, default=str)
     taken = set(re.findall(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", text))
-    read = taken | set(_schema_keys(Settings))
-    chosen_from = re.findall(r"\$\{oc\.select:([\w.]+)\.\$", text)
-    inside = tuple(f"{path}." for path in [*chosen_from, *taken, *(path for path, _ in _nodes(raw))])
+    read = taken | set(_schema_keys(Settings)) | {"profile", "experiment", "contender"}
+    chosen = set(_chosen(config, text))
+    inside = tuple(f"{path}." for path in [*chosen, *taken, *(path for path, _ in _nodes(raw))])
     groups = {str(key): value for key, value in raw.items() if isinstance(value, dict)}
-    for key in [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]:
-        if (
-            key in read
-            or key.startswith(inside)
-            or key in groups
-            or key in ("profile", "experiment", "contender", "data.default_budget")
-            or key.startswith("hydra")
-        ):
+    given = [re.split(r"[=@]", override.lstrip("+~"))[0] for override in overrides]
+    if {"contender", "experiment"} & set(given):
+        read.add("data.default_budget")  # of those contenders that cut
+    for key in given:
+        if key in read or key in chosen or key.startswith(inside) or key in groups or key.startswith("hydra"):
             continue
         group = key.split(".")[0]
         name = groups.get(group, {}).get("name")
-        chosen = f" with {group}={name}" if name else ""
-        yield f"{key}: nothing reads this key{chosen}; is it misspelt?"
+        of = f" with {group}={name}" if name else ""
+        yield f"{key}: nothing reads this key{of}; is it misspelt?"
+
+
+def _chosen(config: DictConfig, text: str) -> Iterator[str]:
+    """The keys that `${oc.select:path.${key}.leaf,…}` looks for, by the values that these keys have."""
+    for path, key, leaf in re.findall(r"\$\{oc\.select:([\w.]+)\.\$\{([\w.]+)\}((?:\.\w+)*)", text):
+        yield f"{path}.{OmegaConf.select(config, key, throw_on_missing=False)}{leaf}"
 
 
 def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
