@@ -318,7 +318,10 @@ MISTAKES = {
     "no value": (["data.batch_size=???"], r"data\.batch_size: no value; write data\.batch_size=\.\.\."),
     "wrong choice": (["search.gates_optimizer=lion"], r"should be 'sgd' or 'adam', got 'lion'"),
     "rate below one": (["search.rates=[0.5]"], r"search\.rates.*greater than or equal to 1, got 0\.5"),
-    "budget": (["search.budget=25MB"], r"search\.budget: '25MB'; it should read like cr:20, 10%, 25MiB or loss:0.5%"),
+    "budget": (
+        ["search.budget=25MB"],
+        r"search\.budget: '25MB'; it should read like cr:20, 10%, 25MiB, bytes:10% or loss:0.5%",
+    ),
     "too many blocks": (["search.blocks=500"], r"search\.blocks: 500 blocks for \d+ features"),
     "empty split": (["data.rows=3"], r"data\.split=three_way: of the 3 rows of synthetic none is left"),
     "no such run": (["resume=nowhere"], r"resume=nowhere: no config\.yaml that can be read there"),

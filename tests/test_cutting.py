@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dnis_lightning.blocks import make_blocks
-from dnis_lightning.cutting import FAR, Cutter
+from dnis_lightning.cutting import NARROWED, RIVAL_MARGIN, Cutter
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.fm import FM
@@ -19,13 +19,13 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget, parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, until_last
-from dnis_lightning.search.schedule import OneShot
+from dnis_lightning.search.schedule import Iterative, OneShot
 from dnis_lightning.search.trial import Stopping
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.journal import Journal
 
 FEATURES = 30
-NEAR, BEYOND = 1 + FAR / 2, 1 + FAR * 2
+NEAR, BEYOND = 1 + RIVAL_MARGIN / 2, 1 + RIVAL_MARGIN * 2
 Losses = dict[str, tuple[float, float]]
 
 
@@ -38,6 +38,8 @@ class Trainings:
     def fit(self, name: str, phase: Any, model: Any, **how: Any) -> None:
         self.names.append(name)
         model.trained = True
+        with torch.no_grad():
+            model.table.get_parameter("weight").mul_(2)
         self.journal.record(name, {"seconds": 1.0})
 
 
@@ -95,6 +97,16 @@ def test_what_is_better_on_select_stays(case: str, tmp_path: Path) -> None:
     assert facts["kept"] == int(mask.sum()) <= FEATURES * 2
 
 
+def test_a_training_that_does_not_help_is_undone(tmp_path: Path) -> None:
+    made = cutter(tmp_path / "a", {"prefix": (1.0, 1.2)}, rival=None)
+    assert made.cut(parse_budget("cr:3"))["metrics"] == {"select/mse": 1.0}
+    untrained = Cutter(**{**vars(made), "folder": RunFolder(tmp_path / "b"), "pruning": Pruning("prefix", OneShot())})
+    untrained.phases = Trainings(Journal(tmp_path / "b" / "journal"))  # type: ignore[assignment]
+    untrained.cut(parse_budget("cr:3"))
+    found, expected = (Scheme.load(one.folder.scheme("cr:3"))[0].dense() for one in (made, untrained))
+    assert np.allclose(found, expected)
+
+
 @pytest.mark.parametrize("bound", [parse_budget("loss:300%"), 0.5], ids=["loss", "threshold"])
 def test_bounds_of_loss_and_thresholds_have_no_second_way(bound: Budget | float, tmp_path: Path) -> None:
     made = cutter(tmp_path, {"prefix": (1.0, 0.8), "elements": (1.0, 0.1)})
@@ -134,3 +146,79 @@ def test_the_first_way_is_not_cut_again_where_the_second_was_interrupted(tmp_pat
     assert again.cut(parse_budget("cr:3"))["by"] == "elements"
     assert again.phases.names == ["fine_tune-elements/cr:3"]  # type: ignore[attr-defined]
     assert cutter(tmp_path, losses).cut(parse_budget("cr:3"))["by"] == "elements", "nor once it is done"
+
+
+def by_size(folder: Path, *, needed: float, trains: bool = True) -> Cutter:
+    """What is lost by a cut grows from nothing to 10 %; once trained, to nothing where a share of entries is kept."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        share = int(model.table.kept().sum()) / (FEATURES * 6)
+        lost = float(share < needed) if getattr(model, "trained", False) else 1 - share
+        return {"select/mse": 1 + 0.1 * lost}
+
+    made = cutter(folder, {})
+    made.evaluate = evaluate
+    made.pruning = Pruning("prefix", OneShot(Stopping(3, 3) if trains else None), rival="elements")
+    return made
+
+
+@pytest.mark.parametrize("needed", [0.0, 0.01, 0.1, 0.27, 0.69])
+def test_the_smallest_table_within_a_loss_is_found_by_training(needed: float, tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=needed)
+    facts = made.cut(parse_budget("loss:3%"))
+    least = needed * FEATURES * 6
+    assert least <= facts["kept"] <= max(least * NARROWED, least + 1)
+    assert facts["metrics"]["select/mse"] <= 1.03
+    assert facts["by"] == "prefix"
+    assert Scheme.load(made.folder.scheme("loss:3%"))[0].kept == facts["kept"]
+    assert len(made.phases.names) <= 9  # type: ignore[attr-defined]
+
+
+def test_without_training_the_smallest_table_within_a_loss_is_known_at_once(tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=0, trains=False)
+    assert 0 <= made.cut(parse_budget("loss:3%"))["kept"] - 0.7 * FEATURES * 6 <= 3
+    assert not made.phases.names  # type: ignore[attr-defined]
+
+
+def test_a_search_for_the_smallest_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    whole = by_size(tmp_path / "whole", needed=0.1)
+    expected = whole.cut(parse_budget("loss:3%"))
+    for number in range(1, len(whole.phases.names)):  # type: ignore[attr-defined]
+        broken = by_size(tmp_path / str(number), needed=0.1)
+        fit = broken.phases.fit
+
+        def fails(name: str, *given: Any, broken: Cutter = broken, fit: Any = fit, number: int = number) -> None:
+            if len(broken.phases.names) == number:  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+            fit(name, *given[:2])
+
+        broken.phases.fit = lambda *given, fails=fails, **how: fails(*given)  # type: ignore[method-assign, misc]
+        with pytest.raises(KeyboardInterrupt):
+            broken.cut(parse_budget("loss:3%"))
+        again = by_size(tmp_path / str(number), needed=0.1)
+        assert again.cut(parse_budget("loss:3%"))["kept"] == expected["kept"]
+        done = [*broken.phases.names, *again.phases.names]  # type: ignore[attr-defined]
+        assert done == whole.phases.names, "nothing is trained again"  # type: ignore[attr-defined]
+
+
+def test_a_damaged_scheme_is_made_anew(tmp_path: Path) -> None:
+    losses: Losses = {"prefix": (1.0, 0.8), "elements": (2.0, 2.0)}
+    first = cutter(tmp_path, losses)
+    first.cut(parse_budget("cr:3"))
+    path = first.folder.scheme("cr:3")
+    path.write_bytes(path.read_bytes()[:40])
+    again = cutter(tmp_path, losses)
+    again.cut(parse_budget("cr:3"))
+    assert again.phases.names == ["fine_tune/cr:3"]  # type: ignore[attr-defined]
+    assert Scheme.load(path)[0].kept == FEATURES * 2
+
+
+def test_rounds_of_both_ways_have_names_of_their_own(tmp_path: Path) -> None:
+    made = cutter(tmp_path, {"prefix": (1.0, 0.8), "elements": (1.0, 0.7)})
+    made.pruning = Pruning("prefix", Iterative(2, Stopping(3, 3)), rival="elements")
+    facts = made.cut(parse_budget("cr:3"))
+    assert facts["by"] == "elements"
+    names = ["round-1/cr:3", "fine_tune/cr:3", "round-1-elements/cr:3", "fine_tune-elements/cr:3"]
+    assert made.phases.names == names  # type: ignore[attr-defined]
+    mask = torch.from_numpy(Scheme.load(made.folder.scheme("cr:3"))[0].mask())
+    assert not torch.equal(mask, until_last(mask))

@@ -256,6 +256,18 @@ def _told(folder: Path, **changed: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(told | {"sha256": digest_of(told)}))
 
 
+def test_another_cut_keeps_to_bytes_in_the_type_that_is_asked_for(of_clicks: Run, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    layouts = {}
+    for dtype in ("fp32", "int8"):
+        ship = tmp_path / dtype
+        assert export.main([str(folder), "--to", str(ship), "--budget", "0.9KiB", "--dtype", dtype]) == 0
+        assert (ship / "table.safetensors").stat().st_size <= 0.9 * 1024
+        layouts[dtype] = PackedEmbedding.open(ship).table.layout.name
+    assert layouts["fp32"] != "dense"
+    assert layouts["int8"] == "dense", "of small numbers all of this table fits"
+
+
 def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = of_clicks
     ship, rows = tmp_path / "ship", tmp_path / "rows.csv"

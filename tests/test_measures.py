@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dnis_lightning.measures import cost, headline, larger_is_better, monitor, reported
+from dnis_lightning.measures import cost, cost_on_select, headline, larger_is_better, monitor, reported, worse_by
 
 
 def test_the_tasks_own_metric_decides() -> None:
@@ -21,6 +21,14 @@ def test_smaller_costs_are_better() -> None:
     assert cost("ndcg@10", 0.4) < cost("ndcg@10", 0.3) < cost("ndcg@10", math.nan)
     assert cost("auc", None) == cost("mse", math.inf) == math.inf
     assert larger_is_better("hr@10_of_100")
+    assert cost("select/auc", 0.8) == -0.8
+    assert cost_on_select("auc", {"auc": 0.1, "select/auc": 0.8}) == -0.8
+    assert cost_on_select("auc", {"auc": 0.1}) == math.inf
+
+
+def test_worse_by_a_share_is_worse_of_what_grows_too() -> None:
+    assert worse_by(0.8, 0.1) == pytest.approx(0.88)
+    assert worse_by(-0.4, 0.1) == pytest.approx(-0.36)
 
 
 @pytest.mark.parametrize("split", ["", "select/"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dnis_lightning.batch import Batch
 from dnis_lightning.data.loader import Loader
 from dnis_lightning.evaluation import Evaluation
-from dnis_lightning.measures import cost
+from dnis_lightning.measures import cost_on_select
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.tasks import Objective
 
@@ -44,7 +44,7 @@ def biases_alone(
     search at once, and are those of the iteration that was best on select.
     """
     began, prepared = time.perf_counter(), evaluation.prepared
-    monitor = f"select/{evaluation.task.monitor}"
+    monitor = evaluation.task.monitor
     model = Recommender(space, NoInteraction(), dims=0, global_bias=start)
     files = [prepared.parts[part] for part in prepared.split.weight_parts]
     batches = Loader(files, batch_size=max(_CELLS_AT_ONCE // max(files[0].layout.width, 1), 1), shuffle=False)
@@ -55,12 +55,12 @@ def biases_alone(
     def is_better() -> bool:
         nonlocal found
         metrics = evaluation.metrics(model, "select")
-        better = not found or cost(monitor, metrics[monitor]) < cost(monitor, found[monitor])
+        better = not found or cost_on_select(monitor, metrics) < cost_on_select(monitor, found)
         found = metrics if better else found
         return better
 
     fit(model, objective, batches, (prepared.rows["train"] / often) ** 0.25, is_better)
-    log.info("biases alone: %s %.5f", monitor, found[monitor])
+    log.info("biases alone: select/%s %.5f", monitor, found[f"select/{monitor}"])
     return {"metrics": {**found, **evaluation.test(model).metrics}, "seconds": time.perf_counter() - began}
 
 

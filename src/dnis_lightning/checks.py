@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import torch
 
-from dnis_lightning.blueprint import build_interaction, construct
+from dnis_lightning.blueprint import Blueprint, build_interaction, construct
 from dnis_lightning.build import budgets, cut_names, make_blueprint, make_feedback, make_task, shipping, weight_step
 from dnis_lightning.data.interactions import user_column
 from dnis_lightning.data.negatives import Feedback
@@ -17,6 +17,7 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.quantities import STARTS_AFRESH
+from dnis_lightning.recommender import tables_of
 from dnis_lightning.settings import Settings
 from dnis_lightning.training.lazy_adam import LazyAdam
 
@@ -123,17 +124,20 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
         _check_queries(settings, feedback)
     _warn_of_few_steps(settings.data.batch_size, prepared.rows["train"])
     blueprint = make_blueprint(settings, prepared, make_task(settings))
-    _check_sizes(settings, blueprint.block_of)
+    _check_sizes(settings, blueprint)
 
 
-def _check_sizes(settings: Settings, block_of: np.ndarray) -> None:
+def _check_sizes(settings: Settings, blueprint: Blueprint) -> None:
     """Raise ConfigError when a budget in bytes is smaller than a file in which nothing is kept.
 
     Where trials choose the width, that of one dimension is looked at.
     """
-    sizes = {budget.name: budget.size for budget in budgets(settings) if budget.size is not None}
-    if not sizes:
+    given, block_of = budgets(settings), blueprint.block_of
+    if all(budget.size is None and budget.bytes_share is None for budget in given):
         return
+    interaction = build_interaction(blueprint.interaction, fields=blueprint.space.fields, dims=blueprint.dims)
+    given = [budget.of_table(len(block_of) * blueprint.dims * tables_of(interaction)) for budget in given]
+    sizes = {budget.name: budget.size for budget in given if budget.size is not None}
     dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1
     least = shipping(settings, block_of).bytes_of(np.zeros((len(block_of), dims), dtype=bool), {})
     for name, size in sizes.items():

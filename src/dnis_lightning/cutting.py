@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import headline, worse_by
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import Pruning, choose_again, chosen_by, cut_mask, tried
+from dnis_lightning.search.prune import Pruning, choose_again, chosen_by, cut_mask, most_that_fits
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
@@ -30,8 +32,19 @@ from dnis_lightning.training.phases import PhaseRunner
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-FAR = 0.05
-"""How much worse the loss may be, before its last training, of a second way to cut that is tried."""
+RIVAL_MARGIN = 0.05
+"""The second way to cut is dropped where, before its last training, its metric is worse by more than this share."""
+NARROWED = 1.1
+"""The smallest table within a loss is known once it has no more than so many times the entries of one that is not."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A model that was cut and trained, as it is shipped: its scheme, and what `result.json` says of it."""
+
+    model: Recommender
+    scheme: Scheme
+    facts: dict[str, Any]
 
 
 @dataclass
@@ -56,14 +69,24 @@ class Cutter:
     score: Callable[[Mapping[str, Any]], float]
 
     def cut(self, bound: Budget | float) -> dict[str, Any]:
-        """The facts of a cut to a budget or at a threshold; its scheme is on disk then."""
+        """The facts of a cut to a budget or at a threshold; its scheme is on disk then.
+
+        They are the keys of a cut in `result.json`, but for what is measured on test.
+        """
         name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
         step, done = f"cut/{name}", self.phases.journal.done
-        if step in done and not self.folder.scheme(name).exists():
+        if step in done and not self._on_disk(name):
             self._forget(name)
         if step not in done:
-            self._make(name, bound)
+            self._make(name, bound.of_table(self.whole) if isinstance(bound, Budget) else bound)
         return {"budget": name, **done[step]}
+
+    def _on_disk(self, name: str) -> bool:
+        try:
+            Scheme.load(self.folder.scheme(name))
+        except RunError:
+            return False
+        return True
 
     def _forget(self, name: str, step: str = "") -> None:
         """Takes the steps of a cut, or one of them, out of the journal, so that they are done again."""
@@ -73,29 +96,77 @@ class Cutter:
 
     def _make(self, name: str, bound: Budget | float) -> None:
         started, journal, rival = time.perf_counter(), self.phases.journal, self.pruning.rival
-        first = f"first/{name}"
-        if first not in journal.done or not self.folder.scheme(name).exists():
-            self._forget(name, "fine_tune" if first not in journal.done else "")  # its weights were not kept
-            journal.record(first, {"seconds": 0.0, "facts": self._made(name, bound, self.pruning)})
-            if rival is not None:
-                journal.write()
-        facts = journal.done[first]["facts"]
-        cuts = 0 < facts["kept"] < self.whole and isinstance(bound, Budget) and bound.loss is None
-        if rival is not None and facts["by"] != rival and cuts:
-            facts = self._made(name, bound, replace(self.pruning, by=rival), facts)
+        found = f"found/{name}"
+        if found not in journal.done:
+            self._forget(name, "fine_tune")  # its weights were not kept
+        elif not self._on_disk(name):
+            self._forget(name)
+        if found not in journal.done:
+            first = self._attempt(name, bound, self.pruning)
+            assert first is not None, "nothing was to be dropped"
+            self._hold(name, first)
+        facts = journal.done[found]["facts"]
+        if isinstance(bound, Budget) and bound.loss is not None:
+            self._make_smaller(name, bound.loss)
+        elif isinstance(bound, Budget) and rival not in (None, facts["by"]) and 0 < facts["kept"] < self.whole:
+            self._try_rival(name, bound, replace(self.pruning, by=rival), facts)
         seconds = max(time.perf_counter() - started, self._trained(name))
-        journal.done.pop(first)
+        facts = journal.done.pop(found)["facts"]
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
         journal.write()
         log.info("%s: kept %d entries, %s", name, facts["kept"], _one_line(facts["metrics"]))
 
-    def _made(
-        self, name: str, bound: Budget | float, pruning: Pruning, against: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The facts of a cut by one way of choosing what stays; its scheme is on disk then.
+    def _hold(self, name: str, attempt: _Attempt, too_few: int | None = None) -> None:
+        """Makes an attempt the one that stays, as far as is known; a killed run goes on from there.
 
-        against: the facts of the first way's cut, which are returned unchanged, its scheme left on disk, unless this
-        cut is better on select.
+        too_few: entries that are known not to be enough.
+        """
+        if is_rank_zero():
+            save_pruned(self.folder, name, attempt.scheme, attempt.model)
+        self.phases.journal.record(f"found/{name}", {"seconds": 0.0, "facts": attempt.facts, "too_few": too_few})
+        self.phases.journal.write()
+
+    def _try_rival(self, name: str, bound: Budget, pruning: Pruning, facts: Mapping[str, Any]) -> None:
+        """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
+        most = worse_by(self.score(facts["metrics_before_finetune"]), RIVAL_MARGIN)
+        other = self._attempt(name, bound, pruning, f"-{pruning.by}", lambda before: self.score(before) > most)
+        if other is not None and self.score(other.facts["metrics"]) < self.score(facts["metrics"]):
+            self._hold(name, other)
+
+    def _make_smaller(self, name: str, loss: float) -> None:
+        """Halves what is kept while that, trained, costs no more on select than it may; then narrows down by bisection.
+
+        Where nothing is trained, the smallest is known already.
+        """
+        if self.pruning.schedule.steps(1, 1)[-1].phase is None:
+            return
+        journal = self.phases.journal
+        state = journal.done[f"found/{name}"]
+        most = worse_by(self.score(self.evaluate(self.unpruned())), loss)
+        while (count := _next_count(state["facts"]["kept"], state["too_few"])) is not None:
+            smaller = Budget(name, rate=self.whole / count if count else math.inf)
+            attempt = self._attempt(name, smaller, self.pruning, f"-{count}")
+            assert attempt is not None, "nothing was to be dropped"
+            fits = self.score(attempt.facts["metrics"]) <= most
+            log.info("%s: %d entries, trained, are %s", name, count, "enough" if fits else "too few")
+            if fits:
+                self._hold(name, attempt, too_few=state["too_few"])
+            else:
+                journal.record(f"found/{name}", state | {"too_few": count})
+                journal.write()
+            state = journal.done[f"found/{name}"]
+
+    def _attempt(
+        self,
+        name: str,
+        bound: Budget | float,
+        pruning: Pruning,
+        suffix: str = "",
+        is_hopeless: Callable[[Metrics], bool] = lambda before: False,
+    ) -> _Attempt | None:
+        """Cuts and trains the unpruned model; None where that is hopeless by its metrics before the last training.
+
+        suffix: of the names of its trainings.
         """
         model = self.unpruned()
         in_bytes = self._in_bytes(model, bound)
@@ -106,32 +177,23 @@ class Cutter:
             log.warning("%s: nothing is kept of the table", name)
             if not in_bytes(mask):
                 log.warning("%s: even so its file is larger; take a larger budget", name)
-        *earlier, last = self.pruning.schedule.steps(int(model.table.kept().sum()), kept)
-        if against is not None:
-            *earlier, last = [replace(one, name=f"{one.name}-{pruning.by}") for one in (*earlier, last)]
-        for one in earlier:
-            self._take(one, name, model)
+        steps = pruning.schedule.steps(int(model.table.kept().sum()), kept)
+        *earlier, last = [replace(step, name=f"{step.name}{suffix}") for step in steps]
+        for step in earlier:
+            self._take(step, name, model, pruning)
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
-            mask = tried(lambda count: self._chosen(model, count), kept, in_bytes)
+            mask = most_that_fits(lambda count: self._chosen(model, count, pruning), kept, in_bytes)
         model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
-        if against is not None and self._is_far(before, against["metrics_before_finetune"]):
-            return against
+        if is_hopeless(before):
+            return None
         metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._with_values(other, model), self.score
         )
-        if against is not None and self.score(metrics) >= self.score(against["metrics"]):
-            return against
-        if is_rank_zero():
-            save_pruned(self.folder, name, scheme, model)
         facts = result.scheme_size(scheme, self.whole, packed) | {"by": chosen_by(model, pruning)}
-        return facts | {"metrics": metrics, "metrics_before_finetune": before}
-
-    def _is_far(self, metrics: Metrics, others: Metrics) -> bool:
-        """Whether what a cut has left, not trained yet, is so much worse than another that training will not help."""
-        return self.score(metrics) > worse_by(self.score(others), FAR)
+        return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": before})
 
     def _in_bytes(self, model: Recommender, bound: Budget | float) -> Callable[[Tensor], bool]:
         """Whether a mask keeps to a budget in bytes; of other bounds all do."""
@@ -150,10 +212,10 @@ class Cutter:
         model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
         return self.evaluate(model)
 
-    def _take(self, one: CutStep, name: str, model: Recommender) -> None:
+    def _take(self, one: CutStep, name: str, model: Recommender, pruning: Pruning) -> None:
         """A step before the last one."""
         if one.kept is not None:
-            self._round(one, one.kept, name, model)
+            self._round(one, self._chosen(model, one.kept, pruning), name, model)
             return
         assert one.phase is not None, "a step cuts, or its phase does"
         if one.fresh:
@@ -168,10 +230,10 @@ class Cutter:
             model.selection = BlockChoice(self.blocks.block_of, self.blocks.count, dims)
         self.phases.fit(f"{one.name}/{name}", one.phase, model)
 
-    def _round(self, one: CutStep, kept: int, name: str, model: Recommender) -> None:
+    def _round(self, one: CutStep, mask: Tensor, name: str, model: Recommender) -> None:
         """Cuts and trains; the journal keeps what comes of both, so that a killed run need not decide again."""
         step, journal = f"after-{one.name}/{name}", self.phases.journal
-        model.keep(model.merged_table(), self._chosen(model, kept))
+        model.keep(model.merged_table(), mask)
         if step not in journal.done:
             self._trained_if_better(one, name, model, self.evaluate(model))
             journal.record(step, {"seconds": 0.0}, journal.save(model.state_dict()))
@@ -179,13 +241,13 @@ class Cutter:
         elif journal.weights_of == step and journal.weights is not None:
             model.load_weights(journal.load(journal.weights))
 
-    def _chosen(self, model: Recommender, kept: int) -> Tensor:
+    def _chosen(self, model: Recommender, kept: int, pruning: Pruning) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
         if isinstance(model.selection, BlockChoice) and (more := model.selection.open_entries()) > kept:
             log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
         if isinstance(model.selection, SoftThreshold | BlockChoice):
             return model.selection.chosen(model.table.entries(), kept, model.table.kept())
-        return choose_again(model, kept, self.pruning, self.importance)
+        return choose_again(model, kept, pruning, self.importance)
 
     def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
@@ -213,6 +275,14 @@ class Cutter:
         """Seconds of all trainings for this cut, those before a kill included."""
         done = self.phases.journal.done
         return sum(facts["seconds"] for step, facts in done.items() if step.endswith(f"/{name}"))
+
+
+def _next_count(kept: int, too_few: int | None) -> int | None:
+    """How many entries to try next; None where it is known closely enough how many are needed."""
+    if too_few is None:
+        return kept // 2 if kept else None
+    count = round(math.sqrt(kept * too_few))
+    return count if kept > too_few * NARROWED and too_few < count < kept else None
 
 
 def _always(mask: Tensor) -> bool:

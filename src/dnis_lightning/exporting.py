@@ -23,7 +23,7 @@ from dnis_lightning.data.mapping import FILE as SCHEMA_FILE
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.errors import ConfigError, RunError, UserError
 from dnis_lightning.folder import RunFolder
-from dnis_lightning.measures import cost
+from dnis_lightning.measures import cost_on_select
 from dnis_lightning.onnx_file import write_onnx
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.embedding import WEIGHTS
@@ -78,9 +78,9 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     result = _result_of(run)
     budget = _budget(run, result, wanted.budget)
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
-    scheme, rest = _scheme_and_rest(run, blueprint, result, budget, wanted.by)
     layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
     shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
+    scheme, rest = _scheme_and_rest(run, blueprint, result, budget, wanted.by, shipping)
     if wanted.dtype is None:
         table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
     else:
@@ -148,9 +148,7 @@ def _chosen(
     def metrics_of(other: Scheme) -> Metrics:
         return evaluation.metrics(pruned_model(blueprint, other, arrays), "select")
 
-    return shipping.choose(
-        scheme, metrics_of(scheme), metrics_of, lambda found: cost(task.monitor, found[f"select/{task.monitor}"])
-    )
+    return shipping.choose(scheme, metrics_of(scheme), metrics_of, lambda found: cost_on_select(task.monitor, found))
 
 
 def _data_of(run: RunFolder) -> tuple[Settings, Prepared]:
@@ -182,7 +180,7 @@ def _test_rows(run: RunFolder) -> Batch | None:
 
 
 def _scheme_and_rest(
-    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: By | None
+    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: By | None, shipping: Shipping
 ) -> tuple[Scheme, dict[str, torch.Tensor]]:
     if by is None and any(cut["budget"] == budget for cut in result["pruned"]):
         scheme, rest = Scheme.load(run.scheme(budget))
@@ -195,13 +193,13 @@ def _scheme_and_rest(
         pruning = build.pruning(_settings(run))
         pruning = replace(pruning, by=by or pruning.by)
         log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
-        bound = parse_budget(budget)
+        bound = parse_budget(budget).of_table(whole)
         if bound.loss is not None:
             raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
 
         def fits(mask: torch.Tensor) -> bool:
             projections = model.table.projection_arrays()
-            return Shipping(blueprint.block_of).bytes_of(mask.numpy(), projections) <= (bound.size or 0)
+            return shipping.bytes_of(mask.numpy(), projections) <= (bound.size or 0)
 
         mask = cut_mask(model, bound, pruning, _importance(run, pruning.by), whole, fits)
         if bound.size is not None and not mask.any() and not fits(mask):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LEVEL = 0.95
 """Of confidence intervals."""
@@ -13,8 +13,8 @@ _MONITOR = {"rating": "mse", "ctr": "logloss", "topk": "ndcg"}
 
 
 def larger_is_better(metric: str) -> bool:
-    """Whether of two values of a metric, `auc` or `ndcg@10`, the larger is the better one."""
-    return metric.split("@")[0] in LARGER_IS_BETTER
+    """Whether of two values of a metric, `auc`, `ndcg@10` or `select/auc`, the larger is the better one."""
+    return _base(metric) in LARGER_IS_BETTER
 
 
 def monitor(task: str, metrics: Sequence[str]) -> str:
@@ -75,6 +75,14 @@ def cost(metric: str, value: float | None) -> float:
     if value is None or not math.isfinite(value):
         return math.inf
     return -float(value) if larger_is_better(metric) else float(value)
+
+
+def cost_on_select(metric: str, metrics: Mapping[str, float | None]) -> float:
+    """What models are compared by, smaller is better: the cost of their metric on the select rows.
+
+    metrics: by names as `select/auc`; infinite where this one is not among them, or no finite number.
+    """
+    return cost(metric, metrics.get(f"select/{metric}"))
 
 
 def worse_by(score: float, share: float) -> float:

@@ -18,7 +18,7 @@ from dnis_lightning.blueprint import Blueprint, construct
 from dnis_lightning.columns import aligned
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
-from dnis_lightning.measures import cost, headline, monitor
+from dnis_lightning.measures import cost_on_select, headline, monitor
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
@@ -65,7 +65,7 @@ def select_metric(told: Mapping[str, Any], of: str) -> float:
     metrics = models[of]["metrics"]
     names = [name.removeprefix("select/") for name in metrics if name.startswith("select/")]
     decisive = monitor(told["task"], names)
-    return cost(decisive, metrics[f"select/{decisive}"])  # None where JSON has no number for it
+    return cost_on_select(decisive, metrics)
 
 
 def other_sizes(model: Recommender) -> dict[str, int]:

@@ -20,7 +20,7 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.measures import cost
+from dnis_lightning.measures import cost_on_select
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
@@ -111,7 +111,7 @@ class Run:
     # the steps
 
     def _trials(self) -> list[dict[str, Any]]:
-        """Runs the method's trials, or that of search.trial; the facts of each. The blueprint is the best one's then."""
+        """The facts of the method's trials, or of that of search.trial; the blueprint is the best one's then."""
         trials = Trials(
             self.blueprint,
             self.phases,
@@ -135,7 +135,7 @@ class Run:
 
     def _score(self, facts: Mapping[str, Any]) -> float:
         """What trials are compared by, smaller is better; infinite where training diverged."""
-        return cost(self.task.monitor, facts[f"select/{self.task.monitor}"])
+        return cost_on_select(self.task.monitor, facts)
 
     def _best_model(self) -> Recommender:
         all_ranks_here()

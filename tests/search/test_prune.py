@@ -17,11 +17,12 @@ from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import (
     Pruning,
     above,
+    best_prefixes,
     choose_again,
     cut_mask,
     largest,
     largest_gates,
-    longest_prefixes,
+    least_that_fits,
     prices,
     until_last,
 )
@@ -71,6 +72,7 @@ def test_equal_gates_are_told_apart_by_their_entries() -> None:
         ("10%", Budget("10%", rate=10)),
         ("12KiB", Budget("12KiB", size=12 * 1024)),
         (" 1 GiB", Budget("1 GiB", size=2**30)),
+        ("bytes:10%", Budget("bytes:10%", bytes_share=0.1)),
         ("loss:0.5%", Budget("loss:0.5%", loss=0.005)),
         ("loss:0%", Budget("loss:0%", loss=0)),
     ],
@@ -111,8 +113,55 @@ def test_the_largest_cut_that_fits_is_taken(by: str) -> None:
     assert cut(parse_budget("10%"), 0) == pytest.approx(whole / 10, abs=6), "shares are counted, not tried"
 
 
+@pytest.mark.parametrize("text", ["cr:11", "cr:3", "10%", "33%", "0.5%", "0.07%"])
+def test_no_more_entries_are_kept_than_a_budget_says(text: str) -> None:
+    torch.manual_seed(0)
+    model = Recommender(FeatureSpace((0, 10, 20)), FM(), dims=64, std=1.0)
+    bound = parse_budget(text)
+    mask = cut_mask(model, bound, Pruning("elements", OneShot(None)), ASCENDING, 20 * 64, lambda mask: True)
+    assert bound.rate is not None
+    assert 20 * 64 / bound.rate - 1 < int(mask.sum()) <= 20 * 64 / bound.rate
+
+
+def test_the_smallest_that_fits_is_found_where_larger_ones_do_not() -> None:
+    def choose(count: int) -> torch.Tensor:
+        return torch.arange(100_000) < count
+
+    def fits(mask: torch.Tensor) -> bool:
+        return 700 <= int(mask.sum()) < 20_000 or int(mask.sum()) == 100_000
+
+    assert 700 <= int(least_that_fits(choose, 100_000, fits).sum()) <= 700 + 100_000 // 4096
+    assert int(least_that_fits(choose, 100_000, lambda mask: int(mask.sum()) == 100_000).sum()) >= 99_970
+    assert int(least_that_fits(choose, 100_000, lambda mask: True).sum()) == 0
+    assert int(least_that_fits(choose, 0, lambda mask: True).sum()) == 0
+
+
+def test_a_share_of_bytes_is_of_the_values_of_the_plain_table() -> None:
+    assert parse_budget("bytes:10%").of_table(1000) == Budget("bytes:10%", size=400, bytes_share=0.1)
+    assert parse_budget("10%").of_table(1000) == parse_budget("10%")
+
+
 @pytest.mark.parametrize(
-    "text", ["", "cr:", "cr:0.5", "0%", "101%", "25", "25MB", "cr:1.2.3", "-5%", "0MiB", "loss:", "loss:-1%", "loss:1"]
+    "text",
+    [
+        "",
+        "cr:",
+        "cr:0.5",
+        "0%",
+        "101%",
+        "25",
+        "25MB",
+        "cr:1.2.3",
+        "-5%",
+        "0MiB",
+        "loss:",
+        "loss:-1%",
+        "loss:1",
+        "bytes:0%",
+        "bytes:101%",
+        "bytes:10",
+        f"0.{'0' * 40}1%",
+    ],
 )
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"search\.(budget|rates)"):
@@ -127,8 +176,7 @@ def test_first_dimensions_are_kept_where_they_hold_most() -> None:
     table = torch.tensor([[3.0, 1.0, 0.1], [2.0, 0.0, 2.0], [0.0, 0.0, 0.5]])
     everywhere = torch.ones(3, 3, dtype=torch.bool)
     lengths = {
-        kept: longest_prefixes(prices(table.clone(), everywhere), kept, everywhere).sum(1).tolist()
-        for kept in range(10)
+        kept: best_prefixes(prices(table.clone(), everywhere), kept, everywhere).sum(1).tolist() for kept in range(10)
     }
     # 9 alone; 4 of the second row's first; then 4 more for two entries, of which the first is 0; then 1
     assert [lengths[kept] for kept in (0, 1, 2, 4, 5, 9)] == [
@@ -147,7 +195,7 @@ def test_no_other_lengths_of_as_many_entries_hold_more(seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     table, everywhere = torch.randn(4, 3, generator=rng), torch.ones(4, 3, dtype=torch.bool)
     for kept in range(13):
-        mask = longest_prefixes(prices(table.clone(), everywhere), kept, everywhere)
+        mask = best_prefixes(prices(table.clone(), everywhere), kept, everywhere)
         assert torch.equal(mask, until_last(mask)), "all entries up to the last one"
         used, held = int(mask.sum()), float((table * mask).square().sum())
         assert used <= kept
@@ -159,10 +207,10 @@ def test_no_other_lengths_of_as_many_entries_hold_more(seed: int) -> None:
 def test_entries_that_are_not_there_are_not_kept() -> None:
     there = torch.tensor([[True, False, True], [False, False, False]])
     table = torch.ones(2, 3)
-    assert longest_prefixes(prices(table.clone(), there), 6, there).tolist() == there.tolist()
-    assert longest_prefixes(prices(table.clone(), there), 1, there).sum() <= 1
-    assert not longest_prefixes(prices(table.clone(), there), 1, there)[1].any()
-    assert longest_prefixes(
+    assert best_prefixes(prices(table.clone(), there), 6, there).tolist() == there.tolist()
+    assert best_prefixes(prices(table.clone(), there), 1, there).sum() <= 1
+    assert not best_prefixes(prices(table.clone(), there), 1, there)[1].any()
+    assert best_prefixes(
         prices(torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool)), 0, torch.zeros(3, 0, dtype=torch.bool)
     ).shape == (3, 0)
 

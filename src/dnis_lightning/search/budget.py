@@ -1,15 +1,17 @@
-"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`, `loss:0.5%`."""
+"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`, `bytes:10%`, `loss:0.5%`."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dnis_lightning.errors import ConfigError
 
 _FORM = re.compile(
-    r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)|loss:(?P<loss>[0-9.]+)%"
+    r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)"
+    r"|bytes:(?P<bytes>[0-9.]+)%|loss:(?P<loss>[0-9.]+)%"
 )
+_LONGEST = 40  # a budget names files
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -17,14 +19,20 @@ _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 class Budget:
     """A named bound on the kept entries.
 
-    rate: whole / kept. size: bytes of the table's file, indices included. loss: how much worse the metric that decides
-    may become by the cut itself, before anything is trained, as a share of it. One of them is given.
+    rate: whole / kept. size: bytes of the table's file, indices included; bytes_share: the same as a share of what the
+    values of the plain table take in fp32, 4·N·K bytes. loss: how much worse than the uncut model's the metric that
+    decides may be on select, as a share of it; what is wanted is the smallest table. One of them is given.
     """
 
     name: str
     rate: float | None = None
     size: float | None = None
+    bytes_share: float | None = None
     loss: float | None = None
+
+    def of_table(self, whole: int) -> Budget:
+        """The same in bytes, where it is a share of those of the plain table, which has `whole` entries, N·K."""
+        return self if self.bytes_share is None else replace(self, size=self.bytes_share * 4 * whole)
 
 
 def compression_rate(rate: float) -> Budget:
@@ -38,11 +46,11 @@ def compression_rate(rate: float) -> Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """Read `cr:20` (compression rate), `10%` (share of the entries), `25MiB` (bytes of the file) or `loss:0.5%`.
+    """Read `cr:20` (compression rate), `10%` (share of the entries), `25MiB`, `bytes:10%` (of the file) or `loss:0.5%`.
 
     Raises ConfigError for anything else.
     """
-    match = _FORM.fullmatch(text.strip())
+    match = _FORM.fullmatch(text.strip()) if len(text) <= _LONGEST else None
     try:
         if match and match["cr"] and float(match["rate"]) >= 1:
             return compression_rate(float(match["rate"]))
@@ -50,8 +58,16 @@ def parse_budget(text: str) -> Budget:
             return Budget(text.strip(), rate=100 / float(match["share"]))
         if match and match["size"] and float(match["size"]) > 0:
             return Budget(text.strip(), size=float(match["size"]) * _UNITS[match["unit"]])
+        if match and match["bytes"] and 0 < float(match["bytes"]) <= 100:
+            return Budget(text.strip(), bytes_share=float(match["bytes"]) / 100)
         if match and match["loss"] and float(match["loss"]) >= 0:
             return Budget(text.strip(), loss=float(match["loss"]) / 100)
     except ValueError:
         pass
-    raise ConfigError(f"search.budget: {text!r}; it should read like cr:20, 10%, 25MiB or loss:0.5%")
+    raise ConfigError(
+        f"search.budget: {_shortened(text)!r}; it should read like cr:20, 10%, 25MiB, bytes:10% or loss:0.5%"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,8 @@ By = Literal["elements", "gates", "prefix"]
 _ROWS_AT_ONCE = 1 << 16
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
+_PER_OCTAVE = 4
+_EXACT = 1e-9  # of a number of entries that is a whole one but for rounding
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Pruning:
 
     by: `elements` removes the smallest |Ẽ_{i,j}| (equation 9), `gates` whole dimensions of a block, smallest α first;
     `prefix` turns the table onto its principal axes, and keeps the first dimensions of each feature; see
-    `longest_prefixes`.
+    `best_prefixes`.
     frequency_power: of `prefix`, p in what an entry counts for; see `Importance`.
     schedule: in how many steps, and what is trained between them.
     thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, of α where gates go, of s of `Importance` where
@@ -73,8 +76,8 @@ def cut_mask(
         return _above(model, bound, pruning, importance)
     choose = _choice(model, pruning, importance)
     if bound.rate is not None:
-        return choose(round(whole / bound.rate))
-    return tried(choose, int(model.table.kept().sum()), fits, most_kept=bound.loss is None)
+        return choose(math.floor(whole / bound.rate * (1 + _EXACT)))
+    return (most_that_fits if bound.loss is None else least_that_fits)(choose, int(model.table.kept().sum()), fits)
 
 
 def chosen_by(model: Recommender, pruning: Pruning) -> By:
@@ -94,7 +97,7 @@ def _choice(model: Recommender, pruning: Pruning, importance: Importance) -> Cho
     if chosen_by(model, pruning) == "prefix":
         narrow, own = importance.by_table(model, pruning.frequency_power)
         price = prices(narrow, own)
-        return lambda kept: longest_prefixes(price, kept, own).view_as(there)
+        return lambda kept: best_prefixes(price, kept, own).view_as(there)
     if pruning.by == "gates":
         gates, block_of = _gates(model)
         return lambda kept: largest_gates(model.merged_table(), gates, block_of, kept)
@@ -118,15 +121,35 @@ def _gates(model: Recommender) -> tuple[Tensor, Tensor]:
     return model.selection.gates.detach(), model.selection.block_of
 
 
-def tried(choose: Choice, most: int, fits: Callable[[Tensor], bool], *, most_kept: bool = True) -> Tensor:
-    """The largest choice that fits, where the smaller ones do; or the smallest, where the larger ones do."""
-    low, high = 0, most
-    if fits(found := choose(most if most_kept else 0)):
+def most_that_fits(choose: Choice, most: int, fits: Callable[[Tensor], bool]) -> Tensor:
+    """The largest choice that fits, where all smaller ones do; found by bisection to within most / `_STEPS`."""
+    if fits(found := choose(most)):
         return found
+    return choose(_between(0, most, lambda count: not fits(choose(count)), most)[0])
+
+
+def least_that_fits(choose: Choice, most: int, fits: Callable[[Tensor], bool]) -> Tensor:
+    """The smallest choice that fits, whether all larger ones do or not, as a loss may have it.
+
+    Of `_PER_OCTAVE` numbers of entries in each octave up to `most`, which fits in any case, the first; then bisected
+    down to the one before it.
+    """
+    octaves = math.log2(_STEPS)
+    rungs = {round(most * 2 ** (step / _PER_OCTAVE - octaves)) for step in range(round(octaves * _PER_OCTAVE))}
+    below = 0
+    for rung in sorted(rungs | {0}):
+        if fits(found := choose(rung)):
+            return found if rung == 0 else choose(_between(below, rung, lambda count: fits(choose(count)), most)[1])
+        below = rung
+    return choose(_between(below, most, lambda count: fits(choose(count)), most)[1])
+
+
+def _between(low: int, high: int, is_high: Callable[[int], bool], most: int) -> tuple[int, int]:
+    """Two neighbouring numbers, within most / `_STEPS`, of which only the second is high."""
     while high - low > max(most // _STEPS, 1):
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(choose(middle)) == most_kept else (low, middle)
-    return choose(low if most_kept else high)
+        low, high = (low, middle) if is_high(middle) else (middle, high)
+    return low, high
 
 
 def above(table: Tensor, epsilon: float) -> Tensor:
@@ -142,11 +165,11 @@ def largest(table: Tensor, kept: int, there: Tensor | None = None) -> Tensor:
     return top(table.abs_(), kept, torch.ones_like(table, dtype=torch.bool) if there is None else there)
 
 
-def longest_prefixes(price: Tensor, kept: int, there: Tensor) -> Tensor:
-    """(N, K) bool: the first entries of each row, `kept` of them at most, by what the squares of all come to.
+def best_prefixes(price: Tensor, kept: int, there: Tensor) -> Tensor:
+    """(N, K) bool: the first entries of each row, `kept` of them at most in all.
 
-    No other lengths of as many entries hold more. price (N, K): as `prices` gives them. there (N, K) bool: entries that
-    there are; of others none is counted, nor kept.
+    No other lengths of rows with as many entries have a larger Σ s². price (N, K): as `prices` gives them. there (N, K)
+    bool: entries that there are; of others none is counted, nor kept.
     """
     if kept >= int(there.sum()):
         return there
