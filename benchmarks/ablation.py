@@ -32,6 +32,7 @@ CASES = {
     "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.8),
 }
 """Data and model, and the L2 that they have by default."""
+COUNTS = "search.start_counts=false"
 BUDGETS = "search.budget=[20%,10%,5%]"
 RECIPE = "the recipe"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -77,11 +78,21 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "K = 32, cut to as many entries": ("search.base_dim=32", "search.budget=[40%,20%,10%]"),
     "K = 128, cut to as many entries": ("search.base_dim=128", "search.budget=[10%,5%,2.5%]"),
     "1,000 blocks": ("search.blocks=1000",),
+    "blocks by decades of frequency": ("search.blocking=decades",),
+    "blocks of equal frequency in all": ("search.blocking=mass",),
+    "search kept, whatever select says": (COUNTS,),
+    "search kept, penalty alone": (COUNTS, "search.epsilon=1e6"),
 }
 AVERAGED = "two searches, search and select swapped, mean of their gates"
 REPLACED: Mapping[str, tuple[str, ...]] = {
     "gradient of the gates replaced by noise": ("noise",),
     "gradient of the gates replaced by magnitude": ("magnitude",),
+    "search kept, noise in place of the gradient": ("noise", COUNTS),
+    "search kept, magnitude in place of the gradient": ("magnitude", COUNTS),
+    "penalty that grows along k": ("growing",),
+    "gates on turned axes, penalty that grows along k": ("ordered",),
+    "L2 on rows behind the gates": ("shrunk-as-gated",),
+    "single entries within first dimensions": ("finer",),
     "gradient compared between blocks": ("between-blocks",),
     "penalty steered to a tenth of the gates": ("steered",),
     "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),

@@ -5,7 +5,7 @@
     python -m benchmarks.robust --jobs 1         # at a time, 2 where nothing is said
     python -m benchmarks.robust --table          # the tables of what is there already
 
-Each setting is run by `search=dnis` as it is by default, cut to 10 % of the entries, and beside it are a plain table a
+Each setting is run by `search=dnis` as it is by default, cut to 10 % of the bytes, and beside it are a plain table a
 tenth as wide and one of K = 0, of the same data, batch and seed, trained on as what is cut is. Finished runs are passed
 over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data. Those of other defaults count,
 too: empty outputs/robust after an update.
@@ -26,7 +26,7 @@ from benchmarks.results import RATINGS, TWEETS, Row, cell, finished, sweep
 
 OUTPUTS = Path("outputs/robust")
 SHARE = 10
-"""Percent of the entries that are kept."""
+"""Percent of the bytes that are kept."""
 FIRST_ROWS = OUTPUTS / "first-10000.tsv"
 BY_DEFAULT = {"search.base_dim": 64, "search.blocks": 10, "data.batch_size": 4096, "seed": 0}
 COUNTS = ("kept", "bytes", "bytes, plain", "dead blocks", "warnings")
@@ -116,7 +116,7 @@ def _rows(name: str) -> Iterator[Row]:
         places = (f"output_dir={series.folder}", *series.data)
         swept = {key: _listed(setting[key] for setting in series.settings) for key in BY_DEFAULT}
         told = [f"{key}={values}" for key, values in swept.items()]
-        yield Row(f"{name}, DNIS", (*places, "search=dnis", f"search.budget=[{SHARE}%]", *told))
+        yield Row(f"{name}, DNIS", (*places, "search=dnis", f"search.budget=['bytes:{SHARE}%']", *told))
         narrow = {"search.base_dim": _listed(width for one in series.settings for width in (0, _tenth(one)))}
         told = [f"{key}={values}" for key, values in (swept | narrow).items() if key != "search.blocks"]
         yield Row(f"{name}, plain", (*places, "search=none", "search.rates=[1]", *told))

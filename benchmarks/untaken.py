@@ -1,4 +1,4 @@
-"""Other ways to move the gates, that were tried and not taken: the search with one part of it replaced.
+"""What was tried and not taken: a run with one part of it replaced, most often what moves the gates.
 
     python -m benchmarks.untaken noise data=movielens-100k model=mf 'search.budget=[10%]' seed=0
 
@@ -8,23 +8,31 @@ runs the main command with that part replaced; `make ablation` runs them all, an
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from dnis_lightning import build, command
+from dnis_lightning import build, command, cutting
 from dnis_lightning.batch import Batch
+from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import load_best
 from dnis_lightning.folder import RunFolder
-from dnis_lightning.recommender import GATES
+from dnis_lightning.recommender import GATES, Prediction, Recommender
+from dnis_lightning.search import none
 from dnis_lightning.search.bilevel import normalise
+from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.importance import Importance
+from dnis_lightning.search.none import Uniform
+from dnis_lightning.search.prune import Pruning, cut_mask, largest
 from dnis_lightning.search.schedule import CutStep, OneShot
+from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.training import phases
 from dnis_lightning.training.search_module import SearchModule
 
@@ -32,6 +40,8 @@ DENSITY = 0.1
 """Where `Steered` takes the mean of the gates."""
 NEIGHBOURS = 50
 """Blocks on either side, in the order of frequency, that `SharedPrior` takes a share of."""
+MORE = 1.25
+"""Times the entries that may be kept, of which `finer_mask` chooses."""
 
 
 class Noise(SearchModule):
@@ -70,6 +80,34 @@ class Steered(SearchModule):
         excess = self.selection.gates.mean() - (1 - (1 - DENSITY) * done)
         penalty = (excess / self.gates_lr - data.mean()).clamp(min=0)
         return data + penalty, penalty
+
+
+class Growing(SearchModule):
+    """The penalty grows along k, from nothing to twice its mean, so that the first dimensions stay open."""
+
+    def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
+        step, penalty = super()._penalised(gradient)
+        dims = gradient.shape[1]
+        grown = penalty * (2 * torch.arange(dims, device=gradient.device) + 1) / dims
+        return step - penalty + grown, grown.expand_as(gradient)
+
+
+class Ordered(Growing):
+    """The gates start on a table that was turned onto its principal axes: their order along k is there already."""
+
+    def __init__(self, recommender: Recommender, *arguments: Any, **more: Any) -> None:
+        selection = recommender.selection
+        assert recommender.turn(torch.ones(len(recommender.table.kept()))), "rows of this model can be turned"
+        recommender.selection = selection
+        super().__init__(recommender, *arguments, **more)
+
+
+class ShrunkAsGated(SearchModule):
+    """L2 on the rows behind the gates, so that a row that a gate has made small is not held from growing back."""
+
+    def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """The objective, of gated rows."""
+        return super().training_loss(prediction._replace(rows=self.selection(prediction.rows, batch.features)), batch)
 
 
 class SharedPrior(SearchModule):
@@ -112,28 +150,62 @@ class FromTheStart(OneShot):
         return [replace(step, fresh=True) for step in super().steps(entries, kept)]
 
 
+class ByHand(Uniform):
+    """Rows as long as was said, block by block, without a search."""
+
+    lengths: ClassVar[tuple[int, ...]] = ()
+
+    def trials(self, blocks: Blocks) -> Generator[Trial, TrialResult, None]:
+        """One."""
+        yield replace(next(super().trials(blocks)), block_dims=self.lengths)
+
+
+def finer_mask(
+    model: Recommender,
+    bound: Budget | float,
+    pruning: Pruning,
+    importance: Importance,
+    whole: int,
+    fits: Callable[[Tensor], bool],
+) -> Tensor:
+    """(N, K) bool: first dimensions of a quarter more entries than may be kept, of which those that count least go."""
+    assert isinstance(bound, Budget), "this is for budgets of entries"
+    assert bound.rate is not None, "this is for budgets of entries"
+    mask = cut_mask(model, replace(bound, rate=bound.rate / MORE), pruning, importance, whole, fits)
+    worth, own = importance.by_table(model, pruning.frequency_power)
+    return largest(worth, int(whole / bound.rate), mask.view_as(own)).view_as(mask)
+
+
 SEARCHES: dict[str, type[SearchModule]] = {
     "noise": Noise,
     "magnitude": Magnitude,
     "between-blocks": ComparedBetweenBlocks,
     "steered": Steered,
+    "growing": Growing,
+    "ordered": Ordered,
+    "shrunk-as-gated": ShrunkAsGated,
     "shared-prior": SharedPrior,
     "given": Given,
 }
 SWAPPED = "swapped"
 """The gates see the rows of select, and those of search choose."""
 FROM_THE_START = "from-the-start"
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START)
+FINER = "finer"
+BY_HAND = "lengths"
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_HAND)
 
 
 def main() -> None:
     """Replace what the first argument names, and run the main command with the others.
 
-    given:FOLDER:FOLDER names the runs whose gates are taken.
+    given:FOLDER:FOLDER names the runs whose gates are taken, lengths:8:8:4 the dimensions of each block.
     """
     if len(sys.argv) < 2 or (name := sys.argv[1].partition(":")[0]) not in NAMES:
         sys.exit(f"usage: python -m benchmarks.untaken {'|'.join(NAMES)} [key=value ...]")
-    Given.runs = tuple(map(Path, sys.argv.pop(1).split(":")[1:]))
+    _, *told = sys.argv.pop(1).split(":")
+    if name == BY_HAND:
+        ByHand.lengths = tuple(map(int, told))
+    Given.runs = tuple(map(Path, told))
     with _replaced(name):
         sys.exit(command.execute())
 
@@ -143,6 +215,10 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(build, "prepare", _swapped(build.prepare))
     if name == FROM_THE_START:
         return patch.object(build, "OneShot", FromTheStart)
+    if name == FINER:
+        return patch.object(cutting, "cut_mask", finer_mask)
+    if name == BY_HAND:
+        return patch.object(none, "Uniform", ByHand)
     return patch.object(phases, "SearchModule", SEARCHES[name])
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,19 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from benchmarks import ablation, frontier, robust
+from benchmarks import ablation, frontier, robust, untaken
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
+from dnis_lightning import build
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
-from dnis_lightning.recommender import GATES
-from tests.command import TINY_DNIS, environment
+from dnis_lightning.interaction.fm import FM
+from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
+from dnis_lightning.search.budget import parse_budget
+from dnis_lightning.search.importance import Importance
+from dnis_lightning.search.prune import Pruning, cut_mask
+from dnis_lightning.search.trial import Stopping
+from tests.command import TINY, TINY_DNIS, environment
 from tests.data.conftest import real_data  # noqa: F401
 from tests.test_config import composed
 
@@ -281,7 +288,44 @@ def test_every_ablation_can_be_run(variant: str) -> None:
 def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
     name = ablation.REPLACED[variant][0]
     gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
-    assert np.allclose(*gates) == (variant == "fine-tuning from the initial values")
+    assert np.allclose(*gates) == (name in ("from-the-start", "finer")), "these come after the search"
+
+
+def test_what_is_kept_is_trained_from_the_start() -> None:
+    with untaken._replaced("from-the-start"):
+        assert [step.fresh for step in build.OneShot(Stopping(3, 3)).steps(10, 5)] == [True]
+    assert [step.fresh for step in build.OneShot(Stopping(3, 3)).steps(10, 5)] == [False]
+
+
+def test_single_entries_go_within_first_dimensions() -> None:
+    torch.manual_seed(0)
+    features, dims = 30, 6
+    bound, pruning = parse_budget("20%"), Pruning("prefix", build.OneShot())
+    even = Importance(torch.ones(features), lambda model: torch.ones(2, dims))
+
+    def cut_by(mask_of: Callable[..., torch.Tensor], rate: float) -> torch.Tensor:
+        torch.manual_seed(1)
+        model = Recommender(FeatureSpace((0, 10, features)), FM(), dims=dims, std=1.0)
+        return mask_of(model, replace(bound, rate=rate), pruning, even, features * dims, lambda mask: True)
+
+    found, wider = cut_by(untaken.finer_mask, 5), cut_by(cut_mask, 5 / untaken.MORE)
+    assert int(found.sum()) == 36
+    assert 36 < int(wider.sum()) <= 45
+    assert bool((wider | ~found).all()), "none is outside of the first dimensions"
+
+
+def test_rows_may_be_as_long_as_one_says(tmp_path: Path) -> None:
+    given = (
+        *TINY[:-4],
+        "search.base_dim=4",
+        *TINY[-3:],
+        "search=none",
+        f"output_dir={tmp_path}/o",
+        f"data.cache={tmp_path}/cache",
+    )
+    measure(tmp_path, "benchmarks.untaken", "lengths:4:2:1:1", *given)
+    (path,) = (tmp_path / "o").glob("*/*/result.json")
+    assert json.loads(path.read_text())["block_dims"] == [4, 2, 1, 1]
 
 
 def test_gates_of_two_searches_are_averaged(tmp_path: Path) -> None:
