@@ -180,7 +180,7 @@ def _figures(found: Mapping[tuple[Any, ...], dict[str, Any]], setting: Keys) -> 
         blocks_told, (cut,) = run["diagnostics"]["blocks"], run["pruned"]
         figures |= {"whole table": _error(run["unpruned"]), f"cut to {SHARE} %": _error(cut), "kept": cut["kept"]}
         figures |= {"bytes": cut["bytes"], "dead blocks": sum(block["dead"] for block in blocks_told)}
-        figures["warnings"] = len(run["diagnostics"]["warnings"])
+        figures["warnings"] = len(run["warnings"])
         figures["minutes"] = run["seconds"]["total"] / 60
     if run := found.get(("none", _tenth(setting), None, batch, seed)):
         figures |= {"plain, K / 10": _error(run["pruned"][0]), "bytes, plain": run["unpruned"]["bytes"]}

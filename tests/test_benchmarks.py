@@ -211,8 +211,14 @@ def _run_on(
     folder.mkdir(parents=True)
     config = {"search": search, "data": {"batch_size": batch}, "seed": 0}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    told = {"blocks": [{"dead": block == 0} for block in range(blocks)], "warnings": ["one"]}
-    result = {"diagnostics": told, "unpruned": parts[0], "pruned": parts[1:], "seconds": {"total": 90.0}}
+    told = {"blocks": [{"dead": block == 0} for block in range(blocks)]}
+    result = {
+        "diagnostics": told,
+        "warnings": ["one"],
+        "unpruned": parts[0],
+        "pruned": parts[1:],
+        "seconds": {"total": 90.0},
+    }
     (folder / "result.json").write_text(json.dumps(result))
 
 

@@ -147,9 +147,7 @@ def test_a_run_holds_its_tables_against_biases(tmp_path: Path) -> None:
     assert biases["select/mse"] < result["unpruned"]["metrics"]["select/mse"]
     said = "no better on select than biases alone (select/mse"
     assert said in done.stderr
-    assert any(
-        one.startswith(said) and "the whole table, cr:2, cr:4;" in one for one in result["diagnostics"]["warnings"]
-    )
+    assert any(one.startswith(said) and "the whole table, cr:2, cr:4;" in one for one in result["warnings"])
     assert re.search(r"(?m)^biases alone +0 ", done.stderr), "beside the others in the table"
 
 

@@ -171,7 +171,7 @@ def test_profiles_run_and_say_who_they_are(profile: str, tmp_path: Path) -> None
     assert (result["profile"], result["split"]) == (profile, profile)
     assert result["search_is_select"]
     assert result["diagnostics"]["gap"] is None
-    warnings = result["diagnostics"]["warnings"]
+    warnings = result["warnings"]
     assert any("take data.split=three_way" in warning for warning in warnings)
     log = (folder / "run.log").read_text()
     told = [re.findall(rf"WARNING {one}", log) for one in ("dnis/search: (.*)", "(no better on select than .*)")]

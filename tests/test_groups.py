@@ -96,6 +96,21 @@ def test_clicks_have_their_rates(blocks: Blocks, rng: np.random.Generator) -> No
     assert first["observed"] == pytest.approx(label.mean())
 
 
+def test_clicks_have_the_auc_of_each_group_and_how_it_changes(blocks: Blocks, rng: np.random.Generator) -> None:
+    groups = Groups.of(batches(rng), blocks, FREQUENCY, UNKNOWN)
+    label = rng.integers(0, 2, 40)
+    before, after = (Outcomes({}, {}, rng.random(40), rng.normal(size=40), label) for _ in range(2))
+    for mine, first, told in zip(groups.members(), groups.values(before), groups.compared(before, after), strict=True):
+        pairs = [(c, o) for c in after.logits[mine & (label > 0)] for o in after.logits[mine & (label == 0)]]  # type: ignore[index]
+        if not pairs:
+            assert told["auc"] is told["auc_difference"] is None
+            continue
+        assert told["auc"] == pytest.approx(np.mean([c > o for c, o in pairs]))
+        assert told["auc_difference"] == pytest.approx(told["auc"] - first["auc"])
+        if told["auc_low"] is not None:
+            assert told["auc_low"] < told["auc_difference"] < told["auc_high"]
+
+
 def test_a_diverged_model_has_no_values(blocks: Blocks, rng: np.random.Generator) -> None:
     groups = Groups.of(batches(rng), blocks, FREQUENCY, UNKNOWN)
     broken = Outcomes({}, {}, np.full(40, np.nan))

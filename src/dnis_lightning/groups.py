@@ -11,7 +11,7 @@ import torch
 
 from dnis_lightning.batch import Batch
 from dnis_lightning.blocks import Blocks
-from dnis_lightning.outcomes import Outcomes, mean_interval
+from dnis_lightning.outcomes import Outcomes, auc, auc_interval, mean_interval
 from dnis_lightning.paths import finite
 from dnis_lightning.ranking import Query
 
@@ -66,22 +66,32 @@ class Groups:
             yield (self.bits[:, column // 8] >> (7 - column % 8) & 1).astype(bool)
 
     def values(self, outcomes: Outcomes) -> list[dict[str, float | None]]:
-        """Of each group the mean of its rows; of clicks the rates, predicted and observed, too."""
+        """Of each group the mean of its rows; of clicks the rates, predicted and observed, and the AUC, too."""
         return [_values(outcomes, mine) for mine in self.members()]
 
     def compared(self, before: Outcomes, after: Outcomes) -> list[dict[str, float | None]]:
-        """The values of `after`, and how much larger they are than those of `before`, as intervals."""
+        """The values of `after`, and how much larger they are than those of `before`, as intervals; AUC likewise."""
         change = after.rows - before.rows
-        intervals = (mean_interval(change[mine]).told() for mine in self.members())
+        intervals = (mean_interval(change[mine]).told() | _auc_change(before, after, mine) for mine in self.members())
         return [values | interval for values, interval in zip(self.values(after), intervals, strict=True)]
 
 
+def _auc_change(before: Outcomes, after: Outcomes, mine: np.ndarray) -> dict[str, float | None]:
+    if before.logits is None or after.logits is None or before.label is None:
+        return {}
+    interval = auc_interval(before.logits[mine], after.logits[mine], before.label[mine])
+    return {f"auc_{end}": value for end, value in interval.told().items()}
+
+
 def _values(outcomes: Outcomes, mine: np.ndarray) -> dict[str, float | None]:
-    found = {"value": outcomes.rows[mine]}
+    rows = {"value": outcomes.rows[mine]}
     chances, label = outcomes.chances, outcomes.label
     if chances is not None and label is not None:
-        found |= {"predicted": chances[mine], "observed": label[mine]}
-    told: dict[str, float | None] = finite({name: float(v.mean(dtype=np.float64)) for name, v in found.items()})
+        rows |= {"predicted": chances[mine], "observed": label[mine]}
+    found = {name: float(values.mean(dtype=np.float64)) for name, values in rows.items()}
+    if outcomes.logits is not None and label is not None:
+        found["auc"] = auc(outcomes.logits[mine], label[mine])
+    told: dict[str, float | None] = finite(found)
     return told
 
 

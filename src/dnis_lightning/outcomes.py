@@ -100,6 +100,14 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean(dtype=np.float64)), spread / math.sqrt(len(values))
 
 
+def auc(scores: np.ndarray, label: np.ndarray) -> float:
+    """The area under the ROC curve of scores (R,) and labels (R,) in {0, 1}; NaN where all labels are alike."""
+    clicked = label > 0
+    if clicked.all() or not clicked.any():
+        return math.nan
+    return float(_placements(scores, clicked)[0].mean())
+
+
 def auc_interval(before: np.ndarray, after: np.ndarray, label: np.ndarray) -> Interval:
     """Of the difference of two areas under ROC curves of the same rows (DeLong et al. 1988).
 

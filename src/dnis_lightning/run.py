@@ -97,11 +97,13 @@ class Run:
         dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
         who_pays = self._test(unpruned, cuts, model)
         biases = self._biases()
-        doubted = self._diagnostics(self._held_against(biases, unpruned, cuts))
+        diagnostics = self._diagnostics()
+        doubts = [] if diagnostics is None else diagnostics["warnings"]
         told = self._result(model, unpruned, cuts, trials) | {
             "who_pays": who_pays,
             "biases": biases,
-            "diagnostics": doubted,
+            "diagnostics": diagnostics,
+            "warnings": [*doubts, *self._held_against(biases, unpruned, cuts)],
             "recovery": result.recovery_of(self.settings, self.prepared, dims),
         }
         if is_rank_zero():
@@ -246,11 +248,10 @@ class Run:
             return None
         return {part: Queries(self.feedback.interactions, part).told for part in ("select", "test")}
 
-    def _diagnostics(self, warnings: list[str]) -> dict[str, Any] | None:
-        """Whether the search of the best trial is to be trusted, with more warnings; None where no gates were moved."""
+    def _diagnostics(self) -> dict[str, Any] | None:
+        """Whether the search of the best trial is to be trusted; None where no gates were moved."""
         searches = [f"{self.chosen.name}/{phase.name}" for phase in self.chosen.phases if phase.gate_step is not None]
-        found = self.journal.done[searches[-1]].get("diagnostics") if searches else None
-        return found and found | {"warnings": [*found["warnings"], *warnings]}
+        return self.journal.done[searches[-1]].get("diagnostics") if searches else None
 
     def _on_row(self, rows: list[dict[str, Any]]) -> None:
         self.folder.write_rows("metrics.csv", rows)

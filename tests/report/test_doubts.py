@@ -32,9 +32,16 @@ def test_seeds_with_the_same_warning_share_a_sentence(tmp_path: Path) -> None:
         run(tmp_path, seed, SHARED, *([f"{DEAD}; {TAKE}"] if seed == 1 else []))
     finding, advice = SHARED.split("; ")
     assert list(doubts(table_of(tmp_path))) == [
-        f"Search in doubt: {finding} (DNIS (unpruned), MF, seeds 0, 1, 2); {advice}.",
-        f"Search in doubt: {DEAD} (DNIS (unpruned), MF, seed 1); {TAKE}.",
+        f"In doubt: {finding} (DNIS (unpruned), MF, seeds 0, 1, 2); {advice}.",
+        f"In doubt: {DEAD} (DNIS (unpruned), MF, seed 1); {TAKE}.",
     ]
+
+
+def test_what_has_no_search_is_warned_of_too(tmp_path: Path) -> None:
+    make_run(tmp_path, rating(0.7), search="none", seed=0, warnings=["no better on select than biases alone; take more"])
+    (told,) = doubts(table_of(tmp_path))
+    assert told.startswith("In doubt: no better on select than biases alone (")
+    assert told.endswith("; take more.")
 
 
 def test_one_advice_for_all_that_was_found(tmp_path: Path) -> None:
@@ -42,7 +49,7 @@ def test_one_advice_for_all_that_was_found(tmp_path: Path) -> None:
         run(tmp_path, seed, f"{finding}; {TAKE}")
     run(tmp_path, 0, f"{DEAD}; {TAKE}", model="fm")
     assert list(doubts(table_of(tmp_path))) == [
-        f"Search in doubt: {DEAD} (DNIS (unpruned), MF, seeds 0, 2; DNIS (unpruned), FM, seed 0); "
+        f"In doubt: {DEAD} (DNIS (unpruned), MF, seeds 0, 2; DNIS (unpruned), FM, seed 0); "
         f"blocks 2 and 3 are dead (DNIS (unpruned), MF, seed 1); {TAKE}."
     ]
 

@@ -131,9 +131,17 @@ class Result(BaseModel):
     l2: float | None = None
     l2_bias: float | None = None
     diagnostics: Diagnostics | None = None
+    warnings: tuple[str, ...] | None = None
     trials: tuple[dict[str, Any], ...] = ()
     who_pays: WhoPays | None = None
     environment: dict[str, Any] = {}
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """All that the run warns of; older runs have what their searches warned of."""
+        if self.warnings is not None:
+            return self.warnings
+        return self.diagnostics.warnings if self.diagnostics else ()
 
     def groups(self, part: Part) -> list[dict[str, Any]]:
         """The groups of test rows, with their values of the unpruned model or of a cut; none of earlier versions."""

@@ -19,7 +19,7 @@ def doubts(table: Table) -> Iterator[str]:
     said = pd.DataFrame(_said(table), columns=["advice", "finding", "row", "seed"])
     for advice, part in said.groupby("advice", sort=False):
         told = (f"{finding} ({_named(runs)})" for finding, runs in part.groupby("finding", sort=False))
-        yield f"Search in doubt: {'; '.join(told)}; {advice}."
+        yield f"In doubt: {'; '.join(told)}; {advice}."
 
 
 def _said(table: Table) -> Iterator[tuple[str, str, str, int]]:

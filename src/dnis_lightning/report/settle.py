@@ -124,7 +124,7 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
         "made": entry.run.made,
         **{key: getattr(result, key) for key in (*told, *more)},
         **{f"rows_{part}": rows for part, rows in result.rows.model_dump().items()},
-        "warnings": "\n".join(result.diagnostics.warnings if result.diagnostics else ()),
+        "warnings": "\n".join(result.doubts),
         **_search_columns(result.diagnostics),
         "trial_name": result.trials[0].get("name", "") if result.trial is not None and result.trials else "",
         "jobs": max(len(entry.jobs), 1),
