@@ -85,7 +85,7 @@ def test_l2_of_each_feature_has_its_share(rng: np.random.Generator) -> None:
     ids = torch.tensor([[0, 3], [0, 4], [0, 3], [1, 3]])
     table, biases = torch.from_numpy(rng.normal(size=(5, 3))), torch.from_numpy(rng.normal(size=5))
     shares = 1 / ids.flatten().bincount(minlength=5).clamp(min=1)
-    objective = Objective(Rating(), l2=0.1, l2_bias=0.3, shares=shares)
+    objective = Objective(Rating(), l2=0.1, l2_bias=0.3, l2_scale=shares)
     zeros, shown = torch.zeros(4, dtype=torch.float64), ids.unique()
     expected = 0.1 * table[shown].square().sum() + 0.3 * biases[shown].square().sum()
     by_row = objective(zeros, zeros, table[ids], biases[ids], 4, features=ids)

@@ -99,7 +99,7 @@ def fit(
         jac=True,
         method="L-BFGS-B",
         callback=after,
-        options={"maxiter": _ITERATIONS, "maxcor": _MEMORY, "ftol": 0, "gtol": 0},  # these are absolute
+        options={"maxiter": _ITERATIONS, "maxcor": _MEMORY, "ftol": 0, "gtol": 0},  # absolute for losses below 1
     )
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
@@ -115,15 +115,15 @@ class _Loss:
     def __init__(self, objective: Objective, batches: Iterable[Batch], scale: Tensor, *, with_bias: bool) -> None:
         self.task, self.batches, self.features = objective.task, batches, len(scale)
         self.unit = np.append(scale.double().numpy(), np.ones(int(with_bias)))
-        self.rows, often = _counted(batches, self.features)
-        shares = 1.0 if objective.shares is None else objective.shares.cpu().double().numpy()
-        self.shrink = objective.l2_bias * shares * often / self.rows  # (N,)
+        self.rows, counts = _counted(batches, self.features)
+        scale_of_l2 = 1.0 if objective.l2_scale is None else objective.l2_scale.cpu().double().numpy()
+        self.l2 = objective.l2_bias * scale_of_l2 * counts / self.rows  # (N,)
 
     def __call__(self, point: _Point) -> tuple[float, _Point]:
         """Value and gradient at a point, which is given and derived by in units."""
         value, n = point * self.unit, self.features
         terms, bias = value[:n], value[n:].sum()
-        loss, slope = float(self.shrink @ terms**2), np.append(2 * self.shrink * terms, np.zeros(len(value) - n))
+        loss, slope = float(self.l2 @ terms**2), np.append(2 * self.l2 * terms, np.zeros(len(value) - n))
         for batch in self.batches:
             ids, values = batch.ids.numpy(), None if batch.values is None else batch.values.numpy()
             logits = torch.from_numpy(_sums(terms[ids], values) + bias).requires_grad_()
@@ -139,13 +139,13 @@ class _Loss:
 
 def _counted(batches: Iterable[Batch], features: int) -> tuple[int, np.ndarray]:
     """The rows, and (N,) how often each feature stands in them."""
-    rows, often = 0, np.zeros(features)
+    rows, counts = 0, np.zeros(features)
     for batch in batches:
         there = batch.there()
         rows += batch.size
         ids = batch.ids if there is None else batch.ids[there]
-        often += np.bincount(ids.numpy().ravel(), minlength=features)
-    return rows, often
+        counts += np.bincount(ids.numpy().ravel(), minlength=features)
+    return rows, counts
 
 
 def _sums(terms: np.ndarray, values: np.ndarray | None) -> np.ndarray:

@@ -138,11 +138,11 @@ def groups_of_test(prepared: Prepared, evaluation: Evaluation, blocks: Blocks) -
 
 def make_objective(settings: Settings, prepared: Prepared) -> Objective:
     """The loss of the task with this model's L2."""
-    model, shares = settings.model, None
+    model, l2_scale = settings.model, None
     if model.l2_power and (model.l2 or model.l2_bias):
         frequency = torch.tensor(prepared.vocabulary.frequency, dtype=torch.float32)
-        shares = frequency.clamp(min=1) ** -model.l2_power
-    return Objective(make_task(settings), l2_of_rows(settings, prepared), model.l2_bias, model.l2_net, shares)
+        l2_scale = frequency.clamp(min=1) ** -model.l2_power
+    return Objective(make_task(settings), l2_of_rows(settings, prepared), model.l2_bias, model.l2_net, l2_scale)
 
 
 def l2_of_rows(settings: Settings, prepared: Prepared) -> float:

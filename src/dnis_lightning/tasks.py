@@ -240,15 +240,15 @@ class TopK(Task):
 class Objective(nn.Module):
     """What the weights descend: the task's loss, and L2 on the rows of the batch, once per occurrence.
 
-    (1/B) Σ_b [ loss_b + l2 · Σ_f s_{b,f} ‖e_{b,f}‖² + l2_bias · Σ_f s_{b,f} w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows
+    (1/B) Σ_b [ loss_b + l2 · Σ_f c_{b,f} ‖e_{b,f}‖² + l2_bias · Σ_f c_{b,f} w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows
     before the gates (but after projections and thresholds), w the first-order terms, W the weight matrices of the
     interaction.
-    shares (N,): s of each feature, 1 where that is None. With s_i = n_i^-p, n_i how often a feature occurs in train, it
+    l2_scale (N,): c of each feature, 1 where that is None. With c_i = n_i^-p, n_i how often a feature occurs in train, it
     costs l2 · n_i^(1-p) · ‖e_i‖² in a pass over the data, beside the sum of the losses: with p = 1 as a normal prior
     has it, of variance 1 / (2 l2) for the log loss, and of the noise's variance / l2 for the squared error.
     """
 
-    shares: Tensor | None
+    l2_scale: Tensor | None
 
     def __init__(
         self,
@@ -256,11 +256,11 @@ class Objective(nn.Module):
         l2: float = 0.0,
         l2_bias: float = 0.0,
         l2_net: float = 0.0,
-        shares: Tensor | None = None,
+        l2_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.task, self.l2, self.l2_bias, self.l2_net = task, l2, l2_bias, l2_net
-        self.register_buffer("shares", shares, persistent=False)
+        self.register_buffer("l2_scale", l2_scale, persistent=False)
 
     def forward(
         self,
@@ -277,13 +277,13 @@ class Objective(nn.Module):
 
         Logits (B,), labels (B,), embedding rows (…, K), first-order terms (…) or None; net: Σ ‖W‖² or None. times: how
         often each of the rows and terms counts (…), asked for when it matters; None = once. features (…): those that
-        rows and terms are of, by which their shares are found.
+        rows and terms are of, by which their l2_scale is found.
         """
         loss = self.task.loss(logits, label, total)
         counts = times() if self.l2 or self.l2_bias else None
-        if self.shares is not None and features is not None:
-            shares = self.shares[features]
-            counts = shares if counts is None else shares * counts
+        if self.l2_scale is not None and features is not None:
+            scale = self.l2_scale[features]
+            counts = scale if counts is None else scale * counts
         if self.l2:
             loss = loss + self.l2 * _total(rows.square().sum(-1), counts) / total
         if self.l2_bias and terms is not None:

@@ -38,7 +38,9 @@ def test_seeds_with_the_same_warning_share_a_sentence(tmp_path: Path) -> None:
 
 
 def test_what_has_no_search_is_warned_of_too(tmp_path: Path) -> None:
-    make_run(tmp_path, rating(0.7), search="none", seed=0, warnings=["no better on select than biases alone; take more"])
+    make_run(
+        tmp_path, rating(0.7), search="none", seed=0, warnings=["no better on select than biases alone; take more"]
+    )
     (told,) = doubts(table_of(tmp_path))
     assert told.startswith("In doubt: no better on select than biases alone (")
     assert told.endswith("; take more.")

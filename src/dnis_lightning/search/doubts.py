@@ -1,7 +1,7 @@
 """When a search is not to be trusted, and what to do about it: sentences for whoever reads its result.
 
 Each says what was found and, behind the first semicolon, what to do, which is the same for all searches that have the
-fault. The bounds were set by looking at searches that are known to be good or bad (docs/options.md).
+fault. The bounds were set by looking at searches that are known to be good or bad (docs/reading.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from dnis_lightning.search.diagnosis import BlockHealth, Diagnosis
 LEAST_SHARE = 0.5  # of the data in the movement of a block
 NOISE = 1.5  # signal of a block
 LEAST_MOVE = 0.01  # of α from 1, mean over all gates
-PACE, FAR = 0.8, 0.1  # drift of the last epochs as a share of the first; what α would move in as many epochs again
+PACE, STILL_MOVING = (
+    0.8,
+    0.1,
+)  # drift of the last epochs as a share of the first; what α would move in as many epochs again
 GROWTH = 0.04  # of the gap, as a share of the select loss
 _LATE = 2 / 3  # of a search is over
 
@@ -106,7 +109,7 @@ def _on_movement(blocks: Sequence[BlockHealth], diagnosis: Diagnosis, course: Co
 def _unfinished(diagnosis: Diagnosis, course: Course) -> bool:
     epochs, pace = diagnosis.epochs, diagnosis.drift
     late = epochs > 2 and course.best > max(_LATE * epochs, course.least_epochs)
-    return late and pace.last >= PACE * pace.first and epochs * pace.last >= FAR
+    return late and pace.last >= PACE * pace.first and epochs * pace.last >= STILL_MOVING
 
 
 def _on_gap(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
