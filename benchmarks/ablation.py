@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
+    if given.table and not OUTPUTS.is_dir():
+        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
     chosen = given.variant or [*VARIANTS, *REPLACED]
     for case in given.only or ["movielens-100k-mf"]:
         if not given.table:

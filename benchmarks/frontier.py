@@ -1,4 +1,4 @@
-"""Test metric against real bytes, for every method that makes a table smaller: `make frontier`.
+"""Test metric against real bytes, for 22 contenders: all methods but grid search and NIS: `make frontier`.
 
     python -m benchmarks.frontier                              # everything; hours
     python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
+    if given.table and not OUTPUTS.is_dir():
+        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
     known = dict.fromkeys(("uniform", *METHODS.values()))
     if unknown := [one for one in (given.methods or "uniform").split(",") if one not in known]:
         parser.error(f"--methods: there is no {', '.join(unknown)}; there is {', '.join(known)}")

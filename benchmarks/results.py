@@ -209,15 +209,27 @@ def _results(table: Table, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def finished(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The configuration and the result of each finished run in an output_dir."""
+    """The configuration and the result of each finished run in an output_dir; what cannot be read is told of."""
     for run, result in results_in(folder):
-        yield yaml.safe_load((run / "config.yaml").read_text()), result
+        try:
+            config = yaml.safe_load((run / "config.yaml").read_text())
+            if not isinstance(config, dict) or not {"search", "data"} <= config.keys():
+                raise ValueError("it is not whole")
+        except (OSError, ValueError, yaml.YAMLError) as fault:
+            print(f"passed over: {run / 'config.yaml'}: {fault}", file=sys.stderr)
+            continue
+        yield config, result
 
 
 def results_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder and the result of each finished run in an output_dir."""
+    """The folder and the result of each finished run in an output_dir; what cannot be read is told of."""
     for path in sorted(folder.glob("*/*/result.json")):
-        yield path.parent, json.loads(path.read_text())
+        try:
+            result = json.loads(path.read_text())
+        except (OSError, ValueError) as fault:
+            print(f"passed over: {path}: {fault}", file=sys.stderr)
+            continue
+        yield path.parent, result
 
 
 def _value(run: Mapping[str, Any], metric: str, cut: str) -> float | None:

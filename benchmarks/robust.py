@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="at a time")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
+    if given.table and not OUTPUTS.is_dir():
+        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
     failed = []
     for name in given.only or _names():
         if not given.table:

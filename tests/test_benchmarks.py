@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from benchmarks import ablation, frontier, robust, untaken
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
+from benchmarks.results import finished
 from dnis_lightning import build
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
@@ -57,6 +58,36 @@ def test_a_case_is_timed_against_its_reference(tmp_path: Path) -> None:
 def test_tables_of_results_can_be_printed_of_nothing(tmp_path: Path) -> None:
     printed = measure(tmp_path, "benchmarks.results", "--table")
     assert printed.count("### ") == 4
+
+
+@pytest.mark.parametrize("module", ["frontier", "ablation", "robust"])
+def test_a_table_of_no_runs_is_refused(module: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--table"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "src")])),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "leave --table out" in done.stderr
+
+
+def test_damaged_runs_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = {"search": {"name": "none"}, "data": {}}
+    for name, config, result in (
+        ("good", yaml.safe_dump(whole), '{"seed": 1}'),
+        ("half result", yaml.safe_dump(whole), '{"se'),
+        ("half config", "searc", "{}"),
+        ("no config", None, "{}"),
+    ):
+        folder = tmp_path / "kind" / name
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(result)
+        if config is not None:
+            (folder / "config.yaml").write_text(config)
+    assert list(finished(tmp_path)) == [(whole, {"seed": 1})]
+    assert capsys.readouterr().err.count("passed over: ") == 3
 
 
 def test_a_made_up_log_reads_as_criteo_and_has_its_variety(tmp_path: Path) -> None:

@@ -243,8 +243,8 @@ class Objective(nn.Module):
     (1/B) Σ_b [ loss_b + l2 · Σ_f c_{b,f} ‖e_{b,f}‖² + l2_bias · Σ_f c_{b,f} w_{b,f}² ] + l2_net · Σ ‖W‖²: e the rows
     before the gates (but after projections and thresholds), w the first-order terms, W the weight matrices of the
     interaction.
-    l2_scale (N,): c of each feature, 1 where that is None. With c_i = n_i^-p, n_i how often a feature occurs in train, it
-    costs l2 · n_i^(1-p) · ‖e_i‖² in a pass over the data, beside the sum of the losses: with p = 1 as a normal prior
+    l2_scale (N,): c of each feature, 1 where that is None. With c_i = n_i^-p, n_i how often a feature occurs in train,
+    it costs l2 · n_i^(1-p) · ‖e_i‖² in a pass over the data, beside the sum of the losses: with p = 1 as a normal prior
     has it, of variance 1 / (2 l2) for the log loss, and of the noise's variance / l2 for the squared error.
     """
 
