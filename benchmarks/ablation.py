@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import cell, launch, results_in, slug, sweep
+from benchmarks.runs import cell, launch, results_in, slug, sweep
 from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")

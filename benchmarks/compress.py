@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.runs import cell
 from dnis_lightning import compress
 from dnis_lightning.data.movielens import MovieLens
 from dnis_lightning.data.store import encode
@@ -77,9 +78,8 @@ def main() -> None:
                 found.setdefault((f"{rate}", name), []).append((_error(cut, test), mib, seconds))
     print("| CR | cut | MiB | test MSE | seconds |\n|---|---|---|---|---|")
     for (cr, name), runs in found.items():
-        error, size, took = (statistics.mean(one) for one in zip(*runs, strict=True))
-        spread = f" ± {statistics.stdev([run[0] for run in runs]):.4f}" if len(runs) > 1 else ""
-        line = f"{size:.2f} | {error:.4f}{spread} | {took:.0f}"
+        errors, sizes, took = zip(*runs, strict=True)
+        line = f"{statistics.mean(sizes):.2f} | {cell(errors)} | {statistics.mean(took):.0f}"
         print(f"| {cr} | {name} | {line} |")
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.runs import results_in
 
 OUTPUTS = Path("outputs/cost")
 TRAIN_SHARE, BATCH = 0.8, 4096
@@ -99,9 +100,8 @@ def _run(name: str, size: Size, model: str, method: str) -> None:
 def _lines(name: str, size: Size) -> Iterator[str]:
     for model in size.models:
         for method in METHODS:
-            for path in sorted((OUTPUTS / name / f"{model}-{method}").glob("*/*/result.json")):
-                result = json.loads(path.read_text())
-                with (path.parent / "metrics.csv").open(newline="") as lines:
+            for folder, result in results_in(OUTPUTS / name / f"{model}-{method}"):
+                with (folder / "metrics.csv").open(newline="") as lines:
                     rate = float(next(csv.DictReader(lines))["rows/s"])
                 what = "plain table" if method == "none" else "search"
                 hours = TRAIN_SHARE * size.rows / rate / 3600

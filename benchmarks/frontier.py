@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import TWEETS, Row, cell, finished, sweep
+from benchmarks.runs import TWEETS, Row, cell, finished, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -115,13 +115,13 @@ def main() -> None:
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
-    if given.table and not OUTPUTS.is_dir():
-        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
     known = dict.fromkeys(("uniform", *METHODS.values()))
     if unknown := [one for one in (given.methods or "uniform").split(",") if one not in known]:
         parser.error(f"--methods: there is no {', '.join(unknown)}; there is {', '.join(known)}")
     if unknown := [one for one in given.widths.split(",") if one not in map(str, WIDTHS)]:
         parser.error(f"--widths: {', '.join(unknown)} is no contender; {', '.join(map(str, WIDTHS))} are")
+    if given.table and not OUTPUTS.is_dir():
+        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
     for case in [case for case in CASES if not given.only or case.name in given.only]:
         if not given.table:
             widths = [int(width) for width in given.widths.split(",")]

@@ -13,29 +13,17 @@ folder of the raw data.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks.runs import Row, cell, finished, slug, sweep
 
 SEEDS = (0, 1, 2)
 OUTPUTS = Path("outputs/results")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: its label, and the arguments of its runs beside data, model and seeds."""
-
-    label: str
-    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,20 +53,6 @@ def profile(name: str) -> Row:
     return Row(f"DNIS, {name}", ("search=dnis", f"profile={name}", *(then if name == "default" else ())))
 
 
-RATINGS = (
-    "data=table",
-    "data.columns=[user,item,rating,time]",
-    "data.label=rating",
-    "data.task=rating",
-    "data.fields=[user,item]",
-)
-"""A file of ratings without a header, read as a table of one's own."""
-TWEETS = (
-    *RATINGS,
-    "data.name=movietweetings",
-    "data.path=${data.root}/movietweetings/ratings.dat",
-    "data.separator='::'",
-)
 NO_L2 = ("model.l2=0", "model.l2_bias=0")
 THEN = ("data.default_l2_power=0", "data.default_l2_bias=0.02")
 """L2 of Movielens as it was when the tables were made: as much at each occurrence of a feature."""
@@ -146,25 +120,8 @@ def _sweep(table: Table, row: Row) -> None:
         sys.exit(1)
 
 
-def sweep(arguments: Sequence[str]) -> int:
-    """Run what is missing of a sweep, each job on one core; 1 where a job failed, else 0."""
-    return launch("dnis_lightning", "-m", *arguments)
-
-
-def launch(module: str, *arguments: str) -> int:
-    """Run a module on one core, going on where it was cut short; its exit code."""
-    words = ["-m", module, *arguments, "resume=auto", "trainer.threads=1"]
-    print(f"\n$ python {shlex.join(words)}", flush=True)
-    return subprocess.run([sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
-
-
 def _folder(table: Table, row: Row) -> Path:
     return OUTPUTS / table.name / slug(row.label)
-
-
-def slug(label: str) -> str:
-    """A label as the name of a folder, of letters that an override of Hydra may have without quotes."""
-    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in label).strip("-")
 
 
 def _markdown(table: Table) -> Iterator[str]:
@@ -208,42 +165,9 @@ def _results(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         yield result
 
 
-def finished(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The configuration and the result of each finished run in an output_dir; what cannot be read is told of."""
-    for run, result in results_in(folder):
-        try:
-            config = yaml.safe_load((run / "config.yaml").read_text())
-            if not isinstance(config, dict) or not {"search", "data"} <= config.keys():
-                raise ValueError("it is not whole")
-        except (OSError, ValueError, yaml.YAMLError) as fault:
-            print(f"passed over: {run / 'config.yaml'}: {fault}", file=sys.stderr)
-            continue
-        yield config, result
-
-
-def results_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder and the result of each finished run in an output_dir; what cannot be read is told of."""
-    for path in sorted(folder.glob("*/*/result.json")):
-        try:
-            result = json.loads(path.read_text())
-        except (OSError, ValueError) as fault:
-            print(f"passed over: {path}: {fault}", file=sys.stderr)
-            continue
-        yield path.parent, result
-
-
 def _value(run: Mapping[str, Any], metric: str, cut: str) -> float | None:
     part = run["unpruned"] if not cut else next((one for one in run["pruned"] if one["budget"] == cut), None)
     return None if part is None else part["metrics"][f"test/{metric}"]
-
-
-def cell(values: list[float | None], digits: int = 4) -> str:
-    """Mean ± standard deviation over the seeds."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import RATINGS, TWEETS, Row, cell, finished, sweep
+from benchmarks.runs import RATINGS, TWEETS, Row, cell, finished, sweep
 
 OUTPUTS = Path("outputs/robust")
 SHARE = 10

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from benchmarks import ablation, frontier, robust, untaken
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
-from benchmarks.results import finished
+from benchmarks.runs import finished
 from dnis_lightning import build
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
