@@ -31,8 +31,8 @@ class Wanted:
 
     format: `packed`; `onnx`, see `onnx_file`; or the table as plain arrays of fp32, `dense` or `structured`, see
     `plain_files`. layout, dtype, tolerance: of the first, and all but the layout of the second, see `Shipping`. by: cut
-    the whole table anew, see `Pruning`; None for a cut of the run's, or one that is made as it makes them,
-    where it tries several ways by first dimensions.
+    the whole table anew, see `Pruning`; None for the run's own cut to this budget, or, where it has none, for one
+    that is made as the run makes them, by first dimensions where it tries two ways.
     """
 
     format: Format = "packed"
