@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "--by",
         choices=get_args(By),
         help="cut the run's whole table anew to --budget, without training: single entries, by gates whole "
-        "dimensions of blocks, or first dimensions (prefix); default: the run's own cut to this budget, or, where it has "
-        "none, as the run cuts (by first dimensions where it tries two ways)",
+        "dimensions of blocks, or first dimensions (prefix); default: the run's own cut to this budget, or, where it "
+        "has none, as the run cuts (by first dimensions where it tries two ways)",
     )
     parser.add_argument(
         "--format",
