@@ -74,6 +74,8 @@ def results_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob("*/*/result.json")):
         try:
             result = json.loads(path.read_text())
+            if not isinstance(result, dict):
+                raise ValueError("it is no result of a run")
         except (OSError, ValueError) as fault:
             print(f"passed over: {path}: {fault}", file=sys.stderr)
             continue

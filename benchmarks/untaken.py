@@ -30,7 +30,7 @@ from dnis_lightning.search.bilevel import normalise
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.none import Uniform
-from dnis_lightning.search.prune import Pruning, cut_mask, largest
+from dnis_lightning.search.prune import Pruning, cut_mask, largest, most_entries
 from dnis_lightning.search.schedule import CutStep, OneShot
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.training import phases
@@ -169,11 +169,13 @@ def finer_mask(
     fits: Callable[[Tensor], bool],
 ) -> Tensor:
     """(N, K) bool: first dimensions of a quarter more entries than may be kept, of which those that count least go."""
+    if pruning.by != "prefix":  # the second way of prune=best
+        return cut_mask(model, bound, pruning, importance, whole, fits)
     assert isinstance(bound, Budget), "this is for budgets of entries"
     assert bound.rate is not None, "this is for budgets of entries"
     mask = cut_mask(model, replace(bound, rate=bound.rate / MORE), pruning, importance, whole, fits)
     worth, own = importance.by_table(model, pruning.frequency_power)
-    return largest(worth, int(whole / bound.rate), mask.view_as(own)).view_as(mask)
+    return largest(worth, most_entries(whole, bound.rate), mask.view_as(own)).view_as(mask)
 
 
 SEARCHES: dict[str, type[SearchModule]] = {

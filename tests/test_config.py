@@ -181,6 +181,8 @@ TABLE = ("data=table", "data.path=log.csv", "data.label=stars", "data.task=ratin
         ("+data.l2_of_task.ratin.l2=3", False),
         ("data.l2_of_task.ctr.l2=3", False),
         ("data.l2_of_task.rating.l2=3", True),
+        ("data.l2_of_task.rating={l2:3,l2_bias:0.1}", True),
+        ("data.l2_of_task={rating:{l2:3}}", True),
         ("+data.l2_of.mf=3", True),
         ("+data.l2_of.fm=3", False),
         ("data.default_budget=[5%]", False),
@@ -370,7 +372,7 @@ def test_a_frontier_has_every_method_at_every_size_and_trains_them_alike() -> No
     assert all(one == told[0] for one in told)
 
 
-SHARES = ("50%", "20%", "10%", "5%", "2%")
+SHARES = ("bytes:50%", "bytes:20%", "bytes:10%", "bytes:5%", "bytes:2%")
 
 
 @pytest.mark.parametrize("profile", options("profile"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,52 @@ def test_the_smallest_table_within_a_loss_is_found_by_training(needed: float, tm
     assert facts["by"] == "prefix"
     assert Scheme.load(made.folder.scheme("loss:3%"))[0].kept == facts["kept"]
     assert len(made.phases.names) <= 9  # type: ignore[attr-defined]
+
+
+class Rounded(Shipping):
+    """What is shipped is far worse than the same in fp32, but for large tables."""
+
+    def choose(self, scheme: Scheme, metrics: Any, evaluate: Any, score: Any) -> Any:
+        packed, metrics = super().choose(scheme, metrics, evaluate, score)
+        return packed, {"select/mse": metrics["select/mse"] + 0.1 * (scheme.kept < 150)}
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_first_cut_that_is_beyond_the_loss_in_the_end_is_made_larger(trains: bool, tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=0, trains=trains)
+    made.shipping = Rounded(np.zeros(FEATURES, dtype=np.int64))
+    facts = made.cut(parse_budget("loss:3%"))
+    assert facts["metrics"]["select/mse"] <= 1.03
+    assert 150 <= facts["kept"] <= 150 * NARROWED
+
+
+def test_where_nothing_is_within_the_loss_the_best_is_kept(tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=0, trains=False)
+    made.shipping = Rounded(np.zeros(FEATURES, dtype=np.int64))
+    made.shipping.choose = lambda scheme, metrics, evaluate, score: (  # type: ignore[method-assign]
+        made.shipping.packed(scheme, "fp32"),
+        {"select/mse": 2 - scheme.kept / 1000},
+    )
+    facts = made.cut(parse_budget("loss:3%"))
+    assert facts["kept"] == FEATURES * 6
+    assert Scheme.load(made.folder.scheme("loss:3%"))[0].kept == FEATURES * 6
+
+
+def test_models_that_were_tried_are_let_go(tmp_path: Path) -> None:
+    made, alive, most = by_size(tmp_path, needed=0.1), [], [0]
+    unpruned = made.unpruned
+
+    def watched() -> Recommender:
+        gc.collect()
+        most[0] = max(most[0], sum(one() is not None for one in alive))
+        model = unpruned()
+        alive.append(weakref.ref(model))
+        return model
+
+    made.unpruned = watched
+    made.cut(parse_budget("loss:3%"))
+    assert len(alive) > 4
+    assert most[0] == 0
 
 
 def test_without_training_the_smallest_table_within_a_loss_is_known_at_once(tmp_path: Path) -> None:

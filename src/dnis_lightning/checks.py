@@ -136,6 +136,8 @@ def _check_sizes(settings: Settings, blueprint: Blueprint) -> None:
     if all(budget.size is None and budget.bytes_share is None for budget in given):
         return
     interaction = build_interaction(blueprint.interaction, fields=blueprint.space.fields, dims=blueprint.dims)
+    if not blueprint.dims:  # no table, so there is nothing of which to take a share
+        given = [budget for budget in given if budget.bytes_share is None]
     given = [budget.of_table(len(block_of) * blueprint.dims * tables_of(interaction)) for budget in given]
     sizes = {budget.name: budget.size for budget in given if budget.size is not None}
     dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1

@@ -237,7 +237,8 @@ def unread_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     if {"contender", "experiment"} & set(given):
         read.add("data.default_budget")  # of those contenders that cut
     for key in given:
-        if key in read or key in chosen or key.startswith(inside) or key in groups or key.startswith("hydra"):
+        of_chosen = any(one == key or one.startswith(f"{key}.") for one in chosen)
+        if key in read or of_chosen or key.startswith(inside) or key in groups or key.startswith("hydra"):
             continue
         group = key.split(".")[0]
         name = groups.get(group, {}).get("name")

@@ -102,12 +102,10 @@ class Cutter:
         elif not self._on_disk(name):
             self._forget(name)
         if found not in journal.done:
-            first = self._attempt(name, bound, self.pruning)
-            assert first is not None, "nothing was to be dropped"
-            self._hold(name, first)
+            self._try(name, bound, self.pruning)
         facts = journal.done[found]["facts"]
         if isinstance(bound, Budget) and bound.loss is not None:
-            self._make_smaller(name, bound.loss)
+            self._fit_to_loss(name, bound.loss)
         elif isinstance(bound, Budget) and rival not in (None, facts["by"]) and 0 < facts["kept"] < self.whole:
             self._try_rival(name, bound, replace(self.pruning, by=rival), facts)
         seconds = max(time.perf_counter() - started, self._trained(name))
@@ -116,53 +114,85 @@ class Cutter:
         journal.write()
         log.info("%s: kept %d entries, %s", name, facts["kept"], _one_line(facts["metrics"]))
 
-    def _hold(self, name: str, attempt: _Attempt, too_few: int | None = None) -> None:
-        """Makes an attempt the one that stays, as far as is known; a killed run goes on from there.
-
-        too_few: entries that are known not to be enough.
-        """
-        if is_rank_zero():
-            save_pruned(self.folder, name, attempt.scheme, attempt.model)
-        self.phases.journal.record(f"found/{name}", {"seconds": 0.0, "facts": attempt.facts, "too_few": too_few})
-        self.phases.journal.write()
-
-    def _try_rival(self, name: str, bound: Budget, pruning: Pruning, facts: Mapping[str, Any]) -> None:
-        """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        most = worse_by(self.score(facts["metrics_before_finetune"]), RIVAL_MARGIN)
-        other = self._attempt(name, bound, pruning, f"-{pruning.by}", lambda before: self.score(before) > most)
-        if other is not None and self.score(other.facts["metrics"]) < self.score(facts["metrics"]):
-            self._hold(name, other)
-
-    def _make_smaller(self, name: str, loss: float) -> None:
-        """Halves what is kept while that, trained, costs no more on select than it may; then narrows down by bisection.
-
-        Where nothing is trained, the smallest is known already.
-        """
-        if self.pruning.schedule.steps(1, 1)[-1].phase is None:
-            return
-        journal = self.phases.journal
-        state = journal.done[f"found/{name}"]
-        most = worse_by(self.score(self.evaluate(self.unpruned())), loss)
-        while (count := _next_count(state["facts"]["kept"], state["too_few"])) is not None:
-            smaller = Budget(name, rate=self.whole / count if count else math.inf)
-            attempt = self._attempt(name, smaller, self.pruning, f"-{count}")
-            assert attempt is not None, "nothing was to be dropped"
-            fits = self.score(attempt.facts["metrics"]) <= most
-            log.info("%s: %d entries, trained, are %s", name, count, "enough" if fits else "too few")
-            if fits:
-                self._hold(name, attempt, too_few=state["too_few"])
-            else:
-                journal.record(f"found/{name}", state | {"too_few": count})
-                journal.write()
-            state = journal.done[f"found/{name}"]
-
-    def _attempt(
+    def _try(
         self,
         name: str,
         bound: Budget | float,
         pruning: Pruning,
         suffix: str = "",
         is_hopeless: Callable[[Metrics], bool] = lambda before: False,
+        stays: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
+    ) -> dict[str, Any] | None:
+        """The facts of an attempt, None where it was hopeless. If it stays, a killed run goes on from there."""
+        attempt = self._attempt(name, bound, pruning, suffix, is_hopeless)
+        if attempt is None:
+            return None
+        if stays(attempt.facts):
+            if is_rank_zero():
+                save_pruned(self.folder, name, attempt.scheme, attempt.model)
+            before = self.phases.journal.done.get(f"found/{name}", {"seconds": 0.0, "too_few": None})
+            self.phases.journal.record(f"found/{name}", before | {"facts": attempt.facts})
+            self.phases.journal.write()
+        return attempt.facts
+
+    def _try_rival(self, name: str, bound: Budget, pruning: Pruning, facts: Mapping[str, Any]) -> None:
+        """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
+        most, best = worse_by(self.score(facts["metrics_before_finetune"]), RIVAL_MARGIN), self.score(facts["metrics"])
+        self._try(
+            name,
+            bound,
+            pruning,
+            f"-{pruning.by}",
+            is_hopeless=lambda before: self.score(before) > most,
+            stays=lambda other: self.score(other["metrics"]) < best,
+        )
+
+    def _fit_to_loss(self, name: str, loss: float) -> None:
+        """Halves what is kept while that, trained, costs no more on select than it may; then narrows down by bisection.
+
+        Where the first cut, which was within the loss before any training, is beyond it afterwards, as schedules that
+        train anew or small numbers have it, it is doubled instead, to the whole table if need be.
+        """
+        journal, whole = self.phases.journal, self.unpruned()
+        most, entries = worse_by(self.score(self.evaluate(whole)), loss), int(whole.table.kept().sum())
+        del whole
+        trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
+
+        def fits(facts: Mapping[str, Any]) -> bool:
+            return self.score(facts["metrics"]) <= most
+
+        while True:
+            state = journal.done[f"found/{name}"]
+            facts, too_few = state["facts"], state["too_few"]
+            enough = facts["kept"] if fits(facts) else None
+            if enough is None and too_few is None:
+                too_few = state["too_few"] = facts["kept"]
+            if not trains and too_few is None:  # the smallest is known already
+                return
+            if (count := _next_count(enough, too_few, entries)) is None:
+                break
+            bound = Budget(name, rate=self.whole / count if count else math.inf)
+            best = -math.inf if enough is not None else self.score(facts["metrics"])
+            tried = self._try(
+                name,
+                bound,
+                self.pruning,
+                f"-{count}",
+                stays=lambda other, best=best: fits(other) or self.score(other["metrics"]) < best,  # type: ignore[misc]
+            )
+            assert tried is not None, "nothing was to be dropped"
+            log.info("%s: %d entries are %s", name, count, "enough" if fits(tried) else "too few")
+            if not fits(tried):
+                journal.record(f"found/{name}", journal.done[f"found/{name}"] | {"too_few": count})
+                journal.write()
+
+    def _attempt(
+        self,
+        name: str,
+        bound: Budget | float,
+        pruning: Pruning,
+        suffix: str,
+        is_hopeless: Callable[[Metrics], bool],
     ) -> _Attempt | None:
         """Cuts and trains the unpruned model; None where that is hopeless by its metrics before the last training.
 
@@ -277,12 +307,15 @@ class Cutter:
         return sum(facts["seconds"] for step, facts in done.items() if step.endswith(f"/{name}"))
 
 
-def _next_count(kept: int, too_few: int | None) -> int | None:
-    """How many entries to try next; None where it is known closely enough how many are needed."""
+def _next_count(enough: int | None, too_few: int | None, entries: int) -> int | None:
+    """How many entries to try next; None where it is known closely enough how many are needed, or all are too few."""
+    if enough is None:
+        assert too_few is not None, "something was tried"
+        return min(max(2 * too_few, entries // 64, 1), entries) if too_few < entries else None
     if too_few is None:
-        return kept // 2 if kept else None
-    count = round(math.sqrt(kept * too_few))
-    return count if kept > too_few * NARROWED and too_few < count < kept else None
+        return enough // 2 if enough else None
+    count = round(math.sqrt(enough * too_few))
+    return count if enough > too_few * NARROWED and too_few < count < enough else None
 
 
 def _always(mask: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.measures import cost_on_select
+from dnis_lightning.measures import cost_on_select, worse_by
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
@@ -37,6 +38,8 @@ from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figu
 from dnis_lightning.trials import Trials
 
 log = logging.getLogger(__name__)
+
+_LARGER_LOSS = "take a larger one, or prune.schedule=one_shot, which starts from what is known to be within it"
 
 
 @dataclass
@@ -103,7 +106,11 @@ class Run:
             "who_pays": who_pays,
             "biases": biases,
             "diagnostics": diagnostics,
-            "warnings": [*doubts, *self._held_against(biases, unpruned, cuts)],
+            "warnings": [
+                *doubts,
+                *self._held_against(biases, unpruned, cuts),
+                *self._beyond_their_loss(unpruned, cuts),
+            ],
             "recovery": result.recovery_of(self.settings, self.prepared, dims),
         }
         if is_rank_zero():
@@ -208,6 +215,17 @@ class Run:
         warning = no_better_than_biases(poor, monitor, biases["metrics"][monitor], self.settings.model.l2)
         log.warning("%s", warning)
         return [warning]
+
+    def _beyond_their_loss(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]]) -> list[str]:
+        """Warns of cuts to a loss that no table was found to be within."""
+        told = {budget.name: budget.loss for budget in build.budgets(self.settings) if budget.loss is not None}
+        uncut = self._score(unpruned["metrics"])
+        most = {name: worse_by(uncut, loss) for name, loss in told.items()}
+        beyond = [cut["budget"] for cut in cuts if self._score(cut["metrics"]) > most.get(cut["budget"], math.inf)]
+        warnings = [f"{name}: no table was found within that loss; {_LARGER_LOSS}" for name in beyond]
+        for warning in warnings:
+            log.warning("%s", warning)
+        return warnings
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""

@@ -14,10 +14,8 @@ from dnis_lightning.search.diagnosis import BlockHealth, Diagnosis
 LEAST_SHARE = 0.5  # of the data in the movement of a block
 NOISE = 1.5  # signal of a block
 LEAST_MOVE = 0.01  # of α from 1, mean over all gates
-PACE, STILL_MOVING = (
-    0.8,
-    0.1,
-)  # drift of the last epochs as a share of the first; what α would move in as many epochs again
+PACE = 0.8  # drift of the last epochs, as a share of that of the first
+STILL_MOVING = 0.1  # what α would move in as many epochs again
 GROWTH = 0.04  # of the gap, as a share of the select loss
 _LATE = 2 / 3  # of a search is over
 

@@ -76,8 +76,13 @@ def cut_mask(
         return _above(model, bound, pruning, importance)
     choose = _choice(model, pruning, importance)
     if bound.rate is not None:
-        return choose(math.floor(whole / bound.rate * (1 + _EXACT)))
+        return choose(most_entries(whole, bound.rate))
     return (most_that_fits if bound.loss is None else least_that_fits)(choose, int(model.table.kept().sum()), fits)
+
+
+def most_entries(whole: int, rate: float) -> int:
+    """How many of N·K = whole entries may be kept at a compression rate."""
+    return math.floor(whole / rate * (1 + _EXACT))
 
 
 def chosen_by(model: Recommender, pruning: Pruning) -> By:
