@@ -2,6 +2,7 @@
 
     python -m benchmarks.ablation                            # Movielens-100K, MF: an hour on two cores
     python -m benchmarks.ablation --only movielens-1m-mf --variant "no warm start" --variant "no penalty" --seeds 0
+    python -m benchmarks.ablation --also data.default_l2_power=0 --also data.default_l2=0.1    # of another recipe
     python -m benchmarks.ablation --table                    # the table of what is there already
 
 Test metrics as mean ± standard deviation over the seeds; Δ is the mean difference to the recipe, over seeds and cuts, ±
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def main() -> None:
         "--variant", choices=[*VARIANTS, *REPLACED], action="append", help="one of them; may be repeated"
     )
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--also", metavar="KEY=VALUE", action="append", default=[], help="another recipe; repeatable")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
     if given.table and not OUTPUTS.is_dir():
@@ -118,60 +120,62 @@ def main() -> None:
     chosen = given.variant or [*VARIANTS, *REPLACED]
     for case in given.only or ["movielens-100k-mf"]:
         if not given.table:
-            _run(case, chosen, given.seeds)
-        print("\n".join(_markdown(case)), flush=True)
+            _run(case, chosen, given.seeds, given.also)
+        print("\n".join(_markdown(case, given.also)), flush=True)
 
 
-def _run(case: str, chosen: list[str], seeds: str) -> None:
+def _run(case: str, chosen: list[str], seeds: str, also: Sequence[str]) -> None:
     for variant in [RECIPE, *(one for one in chosen if one in VARIANTS and one != RECIPE)]:
-        places = [f"output_dir={_folder(case, variant)}", "hydra/launcher=local", f"sweep.jobs={JOBS}"]
-        if sweep([*arguments_of(case, variant), f"seed={seeds}", *places]):
+        places = [f"output_dir={_folder(case, variant, also)}", "hydra/launcher=local", f"sweep.jobs={JOBS}"]
+        if sweep([*arguments_of(case, variant, also), f"seed={seeds}", *places]):
             sys.exit(1)
     pairs = [(variant, seed) for variant in chosen if variant in REPLACED for seed in seeds.split(",")]
     with ThreadPoolExecutor(JOBS) as pool:
-        list(pool.map(lambda pair: _run_replaced(case, *pair), pairs))
+        list(pool.map(lambda pair: _run_replaced(case, *pair, also=also), pairs))
 
 
-def _run_replaced(case: str, variant: str, seed: str) -> None:
+def _run_replaced(case: str, variant: str, seed: str, also: Sequence[str]) -> None:
     name, *arguments = REPLACED[variant]
     if variant == AVERAGED:
         second = f"{variant}, the second search"
-        _untaken("swapped", case, second, ["search.fit_epochs=0", "search.budget=[]"], seed)
-        name = ":".join(["given", *(str(_folders(case, one)[seed]) for one in (RECIPE, second))])
-    _untaken(name, case, variant, [BUDGETS, *arguments], seed)
+        _untaken("swapped", case, second, ["search.fit_epochs=0", "search.budget=[]"], seed, also)
+        name = ":".join(["given", *(str(_folders(case, one, also)[seed]) for one in (RECIPE, second))])
+    _untaken(name, case, variant, [BUDGETS, *arguments], seed, also)
 
 
-def _untaken(name: str, case: str, variant: str, arguments: list[str], seed: str) -> None:
+def _untaken(name: str, case: str, variant: str, arguments: list[str], seed: str, also: Sequence[str]) -> None:
     """One run of `benchmarks.untaken`, unless it is there."""
-    if seed not in _folders(case, variant):
-        shared = (*CASES[case][0], f"seed={seed}", f"output_dir={_folder(case, variant)}")
+    if seed not in _folders(case, variant, also):
+        shared = (*CASES[case][0], *also, f"seed={seed}", f"output_dir={_folder(case, variant, also)}")
         if launch("benchmarks.untaken", name, *shared, *arguments):
             sys.exit(1)
 
 
-def _folders(case: str, variant: str) -> dict[str, Path]:
+def _folders(case: str, variant: str, also: Sequence[str]) -> dict[str, Path]:
     """Of the finished runs, by seed."""
-    return {str(run["seed"]): folder for folder, run in results_in(_folder(case, variant))}
+    return {str(run["seed"]): folder for folder, run in results_in(_folder(case, variant, also))}
 
 
-def arguments_of(case: str, variant: str) -> list[str]:
+def arguments_of(case: str, variant: str, also: Sequence[str] = ()) -> list[str]:
     """Of a run, but for its seed and its place."""
     shared, l2 = CASES[case]
-    return [*shared, BUDGETS, *(one.format(half=l2 / 2, twice=l2 * 2) for one in VARIANTS[variant])]
+    return [*shared, *also, BUDGETS, *(one.format(half=l2 / 2, twice=l2 * 2) for one in VARIANTS[variant])]
 
 
-def _folder(case: str, variant: str) -> Path:
-    return OUTPUTS / case / slug(variant)
+def _folder(case: str, variant: str, also: Sequence[str] = ()) -> Path:
+    return OUTPUTS / slug(" ".join([case, *also])) / slug(variant)
 
 
-def _markdown(case: str) -> Iterator[str]:
+def _markdown(case: str, also: Sequence[str] = ()) -> Iterator[str]:
     everything = [*VARIANTS, *REPLACED]
-    runs = {variant: {run["seed"]: run for _, run in results_in(_folder(case, variant))} for variant in everything}
+    runs = {
+        variant: {run["seed"]: run for _, run in results_in(_folder(case, variant, also))} for variant in everything
+    }
     recipe = runs[RECIPE]
     if not recipe:
         return
     cuts = [cut["budget"] for cut in next(iter(recipe.values()))["pruned"]]
-    yield from ("", f"### {case}: test MSE", "", f"| | whole | {' | '.join(cuts)} | Δ | minutes |")
+    yield from ("", f"### {' '.join([case, *also])}: test MSE", "", f"| | whole | {' | '.join(cuts)} | Δ | minutes |")
     yield f"|---|---|{'---|' * len(cuts)}---|---|"
     for variant, found in runs.items():
         if found:

@@ -312,6 +312,17 @@ def test_an_ablation_is_held_against_the_recipe(tmp_path: Path, monkeypatch: pyt
     assert lines["no penalty"] == ["0.8100 ± 0.0100", "0.7100 ± 0.0100", "0.9100 ± 0.0100", "+0.0100 ± 0.0248", "1.0"]
 
 
+def test_an_ablation_of_another_recipe_has_a_place_of_its_own() -> None:
+    also = ["data.default_l2_power=0", "prune=prefix"]
+    told = ablation.arguments_of("movielens-100k-mf", "1 block", also)
+    assert told[-1] == "search.blocks=1"
+    assert set(also) < set(told)
+    assert ablation._folder("movielens-100k-mf", "1 block", also) != ablation._folder("movielens-100k-mf", "1 block")
+    config = composed(*told)
+    check_config(config, told)
+    assert config.model.l2_power == 0
+
+
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_every_ablation_can_be_run(variant: str) -> None:
     told = ablation.arguments_of("movielens-1m-mf", variant)
