@@ -131,7 +131,7 @@ def _run(case: str, chosen: list[str], seeds: str, also: Sequence[str]) -> None:
             sys.exit(1)
     pairs = [(variant, seed) for variant in chosen if variant in REPLACED for seed in seeds.split(",")]
     with ThreadPoolExecutor(JOBS) as pool:
-        list(pool.map(lambda pair: _run_replaced(case, *pair, also=also), pairs))
+        list(pool.map(lambda pair: _run_replaced(case, pair[0], pair[1], also), pairs))
 
 
 def _run_replaced(case: str, variant: str, seed: str, also: Sequence[str]) -> None:
