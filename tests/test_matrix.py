@@ -63,7 +63,7 @@ def check(folder: Path, result: dict, search: str) -> None:
         assert part["bytes"] >= 4 * part["kept"]
         if rate is not None:
             scheme, _ = Scheme.load(folder / "schemes" / f"cr-{rate}.safetensors")
-            bound = round(result["features"] * 4 * tables / rate)
+            bound = result["features"] * 4 * tables // rate
             assert scheme.kept == part["kept"]
             least = {"nis_se": 0, "nis_me": 0, "dnis": bound - 4}.get(search, bound)  # a step is of up to K entries
             assert least <= part["kept"] <= bound
