@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.runs import cell, launch, results_in, slug, sweep
+from benchmarks.runs import cell, launch, refuse_absent, results_in, slug, sweep
 from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("--also", metavar="KEY=VALUE", action="append", default=[], help="another recipe; repeatable")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
-    if given.table and not OUTPUTS.is_dir():
-        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
+    if given.table:
+        refuse_absent(OUTPUTS, parser)
     chosen = given.variant or [*VARIANTS, *REPLACED]
     for case in given.only or ["movielens-100k-mf"]:
         if not given.table:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import TWEETS, Row, cell, finished, sweep
+from benchmarks.runs import TWEETS, Row, cell, finished, refuse_absent, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -120,8 +120,8 @@ def main() -> None:
         parser.error(f"--methods: there is no {', '.join(unknown)}; there is {', '.join(known)}")
     if unknown := [one for one in given.widths.split(",") if one not in map(str, WIDTHS)]:
         parser.error(f"--widths: {', '.join(unknown)} is no contender; {', '.join(map(str, WIDTHS))} are")
-    if given.table and not OUTPUTS.is_dir():
-        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
+    if given.table:
+        refuse_absent(OUTPUTS, parser)
     for case in [case for case in CASES if not given.only or case.name in given.only]:
         if not given.table:
             widths = [int(width) for width in given.widths.split(",")]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import RATINGS, TWEETS, Row, cell, finished, sweep
+from benchmarks.runs import RATINGS, TWEETS, Row, cell, finished, refuse_absent, sweep
 
 OUTPUTS = Path("outputs/robust")
 SHARE = 10
@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="at a time")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
-    if given.table and not OUTPUTS.is_dir():
-        parser.error(f"--table: there is no {OUTPUTS} with finished runs here; leave --table out to make them")
+    if given.table:
+        refuse_absent(OUTPUTS, parser)
     failed = []
     for name in given.only or _names():
         if not given.table:

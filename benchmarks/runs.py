@@ -8,6 +8,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ def launch(module: str, *arguments: str) -> int:
 def slug(label: str) -> str:
     """A label as the name of a folder, of letters that an override of Hydra may have without quotes."""
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in label).strip("-")
+
+
+def refuse_absent(outputs: Path, parser: ArgumentParser) -> None:
+    """End with a usage error where there are no runs of which --table could be printed."""
+    if not outputs.is_dir():
+        parser.error(f"--table: there is no {outputs} with finished runs here; leave --table out to make them")
 
 
 def finished(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -154,7 +154,7 @@ class Cutter:
         train anew or small numbers have it, it is doubled instead, to the whole table if need be.
         """
         journal, whole = self.phases.journal, self.unpruned()
-        most, entries = worse_by(self.score(self.evaluate(whole)), loss), int(whole.table.kept().sum())
+        most, entries = self._most(whole, loss), int(whole.table.kept().sum())
         del whole
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
@@ -232,9 +232,13 @@ class Cutter:
         size, projections = bound.size, model.table.projection_arrays()
         return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
 
+    def _most(self, unpruned: Recommender, loss: float) -> float:
+        """The largest score that a cut may have."""
+        return worse_by(self.score(self.evaluate(unpruned)), loss)
+
     def _in_loss(self, model: Recommender, loss: float) -> Callable[[Tensor], bool]:
         """Whether a mask keeps to what the cut may cost on select."""
-        most = worse_by(self.score(self.evaluate(model)), loss)
+        most = self._most(model, loss)
         return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
     def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:
