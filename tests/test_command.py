@@ -268,7 +268,10 @@ def test_whole_gates_go(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_ends_where_the_cpu_ends(tmp_path: Path) -> None:
-    _, cpu = result_of(dnis(tmp_path, *TINY_DNIS))
+    done = dnis(tmp_path, *TINY_DNIS, CUDA_VISIBLE_DEVICES="0")
+    assert done.stderr.count("trainer=gpu trains on it") == 1
+    assert "Trainer(" not in done.stderr, "Lightning says it of each phase, in words of its own"
+    _, cpu = result_of(done)
     _, gpu = result_of(dnis(tmp_path, *TINY_DNIS, "trainer=gpu", CUDA_VISIBLE_DEVICES="0"))
     assert gpu["unpruned"]["metrics"] == pytest.approx(cpu["unpruned"]["metrics"], rel=1e-3)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnis_lightning.checks import check_method
+from dnis_lightning.checks import check_machine, check_method
 from dnis_lightning.config import check_config
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.report.__main__ import main as report
@@ -185,6 +185,17 @@ def test_a_failed_trial_ends_no_study(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in done.stderr
     assert "best of the study: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    told = []
+    for count, trainer in ((0, "cpu"), (1, "cpu"), (1, "gpu")):
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        with caplog.at_level("INFO", "dnis_lightning"):
+            caplog.clear()
+            check_machine(check_config(composed(f"trainer={trainer}")))
+        told.append(caplog.messages)
+    assert told == [[], ["torch sees a CUDA GPU here; trainer=gpu trains on it"], []]
 
 
 def test_a_cut_that_is_not_made_cannot_be_minimised() -> None:

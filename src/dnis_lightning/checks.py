@@ -32,6 +32,8 @@ def check_machine(settings: Settings) -> None:
     there, asked = torch.cuda.device_count(), settings.trainer.devices
     if settings.trainer.accelerator == "gpu" and there < asked:
         raise ConfigError(f"trainer.accelerator=gpu: {asked} asked for, torch sees {there} CUDA GPUs; take trainer=cpu")
+    if settings.trainer.accelerator == "cpu" and there:
+        log.info("torch sees a CUDA GPU here; trainer=gpu trains on it")
     variable, language, usual = ("CC", "C", "gcc") if settings.trainer.accelerator == "gpu" else ("CXX", "C++", "g++")
     compiler = os.environ.get(variable, usual)
     if settings.trainer.compile and shutil.which(compiler) is None:

@@ -152,11 +152,11 @@ def _run(config: DictConfig, settings: Settings, number: int, command: str, swee
     from dnis_lightning.launch import start
 
     began = time.perf_counter()
-    checks.check_machine(settings)
-    checks.check_method(settings)
     with logging_early() as said:
+        checks.check_machine(settings)
+        checks.check_method(settings)
         prepared = build.prepare_data(settings)
-    checks.check_fit(settings, prepared)
+        checks.check_fit(settings, prepared)
     folder = _unfinished(settings, fingerprint(config, prepared.fingerprint))
     if folder is not None and folder.finished():
         if is_rank_zero():

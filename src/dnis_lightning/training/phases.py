@@ -113,7 +113,6 @@ class PhaseRunner:
         """Train, and note the best weights and the history in the journal; how many epochs, and which was the best."""
         best = BestWeights(f"select/{self.objective.task.monitor}", phase.stopping, self.journal)
         history = History(name, self.journal.history, self.on_row)
-        trainer = self._trainer(phase, [best, history])
         resumes = self.journal.begin(name)
         if phase.stopping.start_counts and math.isfinite(before) and not resumes:
             best.begin_with(model, before)
@@ -123,6 +122,7 @@ class PhaseRunner:
             model.compile_interaction()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")  # its hints are for hand-written loops
+            trainer = self._trainer(phase, [best, history])
             data = self._data(name, phase)
             module = self._module(name, phase, model, data)
             try:
