@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from dnis_lightning.blocks import make_blocks
-from dnis_lightning.cutting import NARROWED, RIVAL_MARGIN, Cutter
+from dnis_lightning.cutting import NARROWED, RIVAL_MARGIN, Cutter, Uncut
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.fm import FM
@@ -27,6 +28,7 @@ from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.journal import Journal
 
 FEATURES = 30
+IMPORTANCE = Importance(torch.arange(1.0, FEATURES + 1), lambda model: torch.ones(2, 6))
 NEAR, BEYOND = 1 + RIVAL_MARGIN / 2, 1 + RIVAL_MARGIN * 2
 Losses = dict[str, tuple[float, float]]
 
@@ -57,7 +59,7 @@ def cutter(folder: Path, losses: Losses, *, rival: Any = "elements", interaction
     run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate(model: Any) -> dict[str, float]:
-        before, after = losses["prefix" if model.turned else "elements"]
+        before, after = losses[getattr(model, "of", "prefix" if model.turned else "elements")]
         return {"select/mse": after if getattr(model, "trained", False) else before}
 
     return Cutter(
@@ -67,8 +69,7 @@ def cutter(folder: Path, losses: Losses, *, rival: Any = "elements", interaction
         run,
         whole=FEATURES * 6,
         blocks=make_blocks(np.arange(FEATURES), np.zeros(FEATURES, dtype=np.int32), blocks=1),
-        importance=Importance(torch.arange(1.0, FEATURES + 1), lambda model: torch.ones(2, 6)),
-        unpruned=lambda: model_of(interaction),
+        uncut=Uncut("trained", lambda: model_of(interaction), IMPORTANCE),
         initial=lambda: model_of(interaction),
         evaluate=evaluate,
         score=lambda metrics: metrics["select/mse"],
@@ -97,6 +98,35 @@ def test_what_is_better_on_select_stays(case: str, tmp_path: Path) -> None:
     mask = torch.from_numpy(scheme.mask())
     assert torch.equal(mask, until_last(mask)) == (wins == "prefix"), "on disk is what has won"
     assert facts["kept"] == int(mask.sum()) <= FEATURES * 2
+
+
+def ungated() -> Recommender:
+    """Of larger entries, so that it is known again by them."""
+    model = model_of(FM)
+    model.of = "warm_start"  # type: ignore[assignment]
+    with torch.no_grad():
+        model.table.get_parameter("weight").mul_(100)
+    return model
+
+
+GATED: dict[str, tuple[dict[str, Any], tuple[float, float], str, list[str]]] = {
+    "better": ({}, (NEAR, 0.6), "warm_start", ["", "-elements", "-warm_start"]),
+    "better than the first alone": ({}, (NEAR, 0.75), "trained", ["", "-elements", "-warm_start"]),
+    "too far to be tried": ({}, (BEYOND, 0.1), "trained", ["", "-elements"]),
+    "no rivals wanted": ({"rival": None}, (NEAR, 0.6), "trained", [""]),
+}
+
+
+@pytest.mark.parametrize("case", GATED)
+def test_the_table_before_the_search_is_cut_too(case: str, tmp_path: Path) -> None:
+    more, losses, wins, trained = GATED[case]
+    every = {"prefix": (1.0, 0.8), "elements": (1.0, 0.7), "warm_start": losses}
+    made = cutter(tmp_path, every, ungated=Uncut("warm_start", ungated, IMPORTANCE), **more)
+    facts = made.cut(parse_budget("cr:3"))
+    assert facts["cut_from"] == wins
+    assert made.phases.names == [f"fine_tune{suffix}/cr:3" for suffix in trained]  # type: ignore[attr-defined]
+    largest = np.abs(Scheme.load(made.folder.scheme("cr:3"))[0].dense()).max()
+    assert (largest > 50) == (wins == "warm_start"), "on disk is what has won"
 
 
 def test_a_training_that_does_not_help_is_undone(tmp_path: Path) -> None:
@@ -207,16 +237,16 @@ def test_where_nothing_is_within_the_loss_the_best_is_kept(tmp_path: Path) -> No
 
 def test_models_that_were_tried_are_let_go(tmp_path: Path) -> None:
     made, alive, most = by_size(tmp_path, needed=0.1), [], [0]
-    unpruned = made.unpruned
+    uncut = made.uncut
 
     def watched() -> Recommender:
         gc.collect()
         most[0] = max(most[0], sum(one() is not None for one in alive))
-        model = unpruned()
+        model = uncut.model()
         alive.append(weakref.ref(model))
         return model
 
-    made.unpruned = watched
+    made.uncut = replace(uncut, model=watched)
     made.cut(parse_budget("loss:3%"))
     assert len(alive) > 4
     assert most[0] == 0

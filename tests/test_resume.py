@@ -49,6 +49,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory):
         "fit: epoch 15",
         "fine_tune/cr:2: epoch 2",
         "fine_tune-elements/cr:2: epoch 2",
+        "fine_tune-warm_start/cr:2: epoch 2",
         "cr:2: kept",
     ],
 )

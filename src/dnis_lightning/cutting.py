@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import Pruning, choose_again, chosen_by, cut_mask, most_that_fits
+from dnis_lightning.search.prune import By, Pruning, choose_again, chosen_by, cut_mask, most_that_fits
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping
 from dnis_lightning.training.phases import PhaseRunner
@@ -33,9 +33,30 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 RIVAL_MARGIN = 0.05
-"""The second way to cut is dropped where, before its last training, its metric is worse by more than this share."""
+"""Another way to cut is dropped where, before its last training, its metric is worse by more than this share."""
 NARROWED = 1.1
 """The smallest table within a loss is known once it has no more than so many times the entries of one that is not."""
+
+
+@dataclass(frozen=True)
+class Uncut:
+    """What is cut: a model, made anew for each cut, and what its entries count for.
+
+    name: `trained`, or `warm_start` for what it was before the search.
+    """
+
+    name: str
+    model: Callable[[], Recommender]
+    importance: Importance
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What is cut, and how; suffix: of the names of its trainings."""
+
+    uncut: Uncut
+    pruning: Pruning
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,9 +72,9 @@ class _Attempt:
 class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
-    whole: N·K, the entries that rates are counted against. blocks: of the features. importance: of entries.
-    unpruned: makes the model; initial: makes its initial state. evaluate: metrics on select. score: of metrics, smaller
-    is better.
+    whole: N·K, the entries that rates are counted against. blocks: of the features. initial: makes the initial state
+    of the model. evaluate: metrics on select. score: of metrics, smaller is better. ungated: the model before a search
+    that has closed gates, which is cut, too, where pruning has a rival.
     """
 
     pruning: Pruning
@@ -62,11 +83,11 @@ class Cutter:
     folder: RunFolder
     whole: int
     blocks: Blocks
-    importance: Importance
-    unpruned: Callable[[], Recommender]
+    uncut: Uncut
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
     score: Callable[[Mapping[str, Any]], float]
+    ungated: Uncut | None = None
 
     def cut(self, bound: Budget | float) -> dict[str, Any]:
         """The facts of a cut to a budget or at a threshold; its scheme is on disk then.
@@ -95,36 +116,49 @@ class Cutter:
             done.pop(stale)
 
     def _make(self, name: str, bound: Budget | float) -> None:
-        started, journal, rival = time.perf_counter(), self.phases.journal, self.pruning.rival
+        started, journal = time.perf_counter(), self.phases.journal
         found = f"found/{name}"
         if found not in journal.done:
             self._forget(name, "fine_tune")  # its weights were not kept
         elif not self._on_disk(name):
             self._forget(name)
         if found not in journal.done:
-            self._try(name, bound, self.pruning)
+            self._try(name, bound, self._first)
         facts = journal.done[found]["facts"]
         if isinstance(bound, Budget) and bound.loss is not None:
             self._fit_to_loss(name, bound.loss)
-        elif isinstance(bound, Budget) and rival not in (None, facts["by"]) and 0 < facts["kept"] < self.whole:
-            self._try_rival(name, bound, replace(self.pruning, by=rival), facts)
+        elif isinstance(bound, Budget) and 0 < facts["kept"] < self.whole:
+            for rival in self._rivals(facts["by"]):
+                self._try_rival(name, bound, rival)
         seconds = max(time.perf_counter() - started, self._trained(name))
         facts = journal.done.pop(found)["facts"]
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
         journal.write()
         log.info("%s: kept %d entries, %s", name, facts["kept"], _one_line(facts["metrics"]))
 
+    @property
+    def _first(self) -> _Way:
+        return _Way(self.uncut, self.pruning)
+
+    def _rivals(self, by: By) -> Iterator[_Way]:
+        """Other ways to cut than the first, which was by `by`."""
+        if self.pruning.rival is None:
+            return
+        if self.pruning.rival != by:
+            yield _Way(self.uncut, replace(self.pruning, by=self.pruning.rival), f"-{self.pruning.rival}")
+        if self.ungated is not None:
+            yield _Way(self.ungated, self.pruning, f"-{self.ungated.name}")
+
     def _try(
         self,
         name: str,
         bound: Budget | float,
-        pruning: Pruning,
-        suffix: str = "",
+        way: _Way,
         is_hopeless: Callable[[Metrics], bool] = lambda before: False,
         stays: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
     ) -> dict[str, Any] | None:
         """The facts of an attempt, None where it was hopeless. If it stays, a killed run goes on from there."""
-        attempt = self._attempt(name, bound, pruning, suffix, is_hopeless)
+        attempt = self._attempt(name, bound, way, is_hopeless)
         if attempt is None:
             return None
         if stays(attempt.facts):
@@ -135,14 +169,14 @@ class Cutter:
             self.phases.journal.write()
         return attempt.facts
 
-    def _try_rival(self, name: str, bound: Budget, pruning: Pruning, facts: Mapping[str, Any]) -> None:
+    def _try_rival(self, name: str, bound: Budget, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
+        facts = self.phases.journal.done[f"found/{name}"]["facts"]
         most, best = worse_by(self.score(facts["metrics_before_finetune"]), RIVAL_MARGIN), self.score(facts["metrics"])
         self._try(
             name,
             bound,
-            pruning,
-            f"-{pruning.by}",
+            way,
             is_hopeless=lambda before: self.score(before) > most,
             stays=lambda other: self.score(other["metrics"]) < best,
         )
@@ -153,7 +187,7 @@ class Cutter:
         Where the first cut, which was within the loss before any training, is beyond it afterwards, as schedules that
         train anew or small numbers have it, it is doubled instead, to the whole table if need be.
         """
-        journal, whole = self.phases.journal, self.unpruned()
+        journal, whole = self.phases.journal, self.uncut.model()
         most, entries = self._most(whole, loss), int(whole.table.kept().sum())
         del whole
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
@@ -176,8 +210,7 @@ class Cutter:
             tried = self._try(
                 name,
                 bound,
-                self.pruning,
-                f"-{count}",
+                replace(self._first, suffix=f"-{count}"),
                 stays=lambda other, best=best: fits(other) or self.score(other["metrics"]) < best,  # type: ignore[misc]
             )
             assert tried is not None, "nothing was to be dropped"
@@ -190,29 +223,25 @@ class Cutter:
         self,
         name: str,
         bound: Budget | float,
-        pruning: Pruning,
-        suffix: str,
+        way: _Way,
         is_hopeless: Callable[[Metrics], bool],
     ) -> _Attempt | None:
-        """Cuts and trains the unpruned model; None where that is hopeless by its metrics before the last training.
-
-        suffix: of the names of its trainings.
-        """
-        model = self.unpruned()
+        """Cuts and trains; None where that is hopeless by the metrics before the last training."""
+        model, pruning = way.uncut.model(), way.pruning
         in_bytes = self._in_bytes(model, bound)
         fits = in_bytes if not isinstance(bound, Budget) or bound.loss is None else self._in_loss(model, bound.loss)
-        mask = cut_mask(model, bound, pruning, self.importance, self.whole, fits)
+        mask = cut_mask(model, bound, pruning, way.uncut.importance, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
             if not in_bytes(mask):
                 log.warning("%s: even so its file is larger; take a larger budget", name)
         steps = pruning.schedule.steps(int(model.table.kept().sum()), kept)
-        *earlier, last = [replace(step, name=f"{step.name}{suffix}") for step in steps]
+        *earlier, last = [replace(step, name=f"{step.name}{way.suffix}") for step in steps]
         for step in earlier:
-            self._take(step, name, model, pruning)
+            self._take(step, name, model, way)
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
-            mask = most_that_fits(lambda count: self._chosen(model, count, pruning), kept, in_bytes)
+            mask = most_that_fits(lambda count: self._chosen(model, count, way), kept, in_bytes)
         model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
         if is_hopeless(before):
@@ -222,7 +251,8 @@ class Cutter:
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._with_values(other, model), self.score
         )
-        facts = result.scheme_size(scheme, self.whole, packed) | {"by": chosen_by(model, pruning)}
+        facts = result.scheme_size(scheme, self.whole, packed)
+        facts |= {"by": chosen_by(model, pruning), "cut_from": way.uncut.name}
         return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": before})
 
     def _in_bytes(self, model: Recommender, bound: Budget | float) -> Callable[[Tensor], bool]:
@@ -246,10 +276,10 @@ class Cutter:
         model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
         return self.evaluate(model)
 
-    def _take(self, one: CutStep, name: str, model: Recommender, pruning: Pruning) -> None:
+    def _take(self, one: CutStep, name: str, model: Recommender, way: _Way) -> None:
         """A step before the last one."""
         if one.kept is not None:
-            self._round(one, self._chosen(model, one.kept, pruning), name, model)
+            self._round(one, self._chosen(model, one.kept, way), name, model)
             return
         assert one.phase is not None, "a step cuts, or its phase does"
         if one.fresh:
@@ -275,13 +305,13 @@ class Cutter:
         elif journal.weights_of == step and journal.weights is not None:
             model.load_weights(journal.load(journal.weights))
 
-    def _chosen(self, model: Recommender, kept: int, pruning: Pruning) -> Tensor:
+    def _chosen(self, model: Recommender, kept: int, way: _Way) -> Tensor:
         """(N, K) bool: the entries that stay where so many are to be kept."""
         if isinstance(model.selection, BlockChoice) and (more := model.selection.open_entries()) > kept:
             log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
         if isinstance(model.selection, SoftThreshold | BlockChoice):
             return model.selection.chosen(model.table.entries(), kept, model.table.kept())
-        return choose_again(model, kept, pruning, self.importance)
+        return choose_again(model, kept, way.pruning, way.uncut.importance)
 
     def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
         """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""

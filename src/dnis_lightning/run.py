@@ -15,7 +15,7 @@ import torch
 from dnis_lightning import build, result
 from dnis_lightning.biases import biases_alone
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_pruned
-from dnis_lightning.cutting import Cutter
+from dnis_lightning.cutting import Cutter, Uncut
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
@@ -27,7 +27,7 @@ from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.doubts import no_better_than_biases
-from dnis_lightning.search.importance import IMPORTANCE, Importance, sensitivity
+from dnis_lightning.search.importance import IMPORTANCE, Importance, Sensitivity
 from dnis_lightning.search.trial import Trial
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import as_shipped, write_embedding
@@ -66,7 +66,7 @@ class Run:
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
         self.chosen: Trial  # the best, once the trials are over
-        self.slopes: torch.Tensor | None = None
+        self.importance = self._importance_of_a_model()
         self.blocks = build.blocks_of(self.settings, self.prepared)
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
@@ -186,12 +186,27 @@ class Run:
             self.folder,
             whole=whole,
             blocks=self.blocks,
-            importance=self._importance,
-            unpruned=self._best_model,
+            uncut=Uncut("trained", self._best_model, self.importance),
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=self._on_select,
             score=self._score,
+            ungated=self._ungated(),
         )
+
+    def _ungated(self) -> Uncut | None:
+        """The best trial's model before its search, if that has closed gates."""
+        found = [file for step, file in self.journal.kept.items() if step.startswith(f"{self.chosen.name}/")]
+        gates = self._best_model().gates
+        if not found or self.pruning.rival is None or gates is None or bool((gates == 1).all()):
+            self.journal.kept.clear()
+            return None
+
+        def warm_start() -> Recommender:
+            model = self.blueprint.build(gated=self.chosen.gated)
+            model.load_weights(self.journal.load(found[0]))
+            return model
+
+        return Uncut("warm_start", warm_start, self._importance_of_a_model())
 
     def _biases(self) -> dict[str, Any] | None:
         """What the model is worth without a table; None where it has no first-order terms, or nothing else."""
@@ -242,18 +257,9 @@ class Run:
 
     # what they share
 
-    @property
-    def _importance(self) -> Importance:
+    def _importance_of_a_model(self) -> Importance:
         expected = torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32)
-        return Importance(expected, self._sensitivity)
-
-    def _sensitivity(self, model: Recommender) -> torch.Tensor:
-        """Worked out once of the whole table, which all cuts start from, and anew of what a cut has left."""
-        if model.table.mask is not None:
-            return sensitivity(model, self.evaluation.inputs())
-        if self.slopes is None:
-            self.slopes = sensitivity(model, self.evaluation.inputs())
-        return self.slopes
+        return Importance(expected, Sensitivity(self.evaluation.inputs))
 
     def _packed(self, scheme: Scheme, facts: Mapping[str, Any]) -> PackedTable:
         return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])
@@ -309,7 +315,7 @@ class Run:
             told["diagnostics"],
         )
         draw_tests(self.folder.figures, told)
-        self._importance.save(self.folder.path / IMPORTANCE, self._read_best())
+        self.importance.save(self.folder.path / IMPORTANCE, self._read_best())
         self._pack(told, model)
         for name, counts in dims.items():
             log_dims(self.logger, counts, name)

@@ -79,6 +79,19 @@ def test_what_is_put_aside_stays_as_long_as_it_is_wanted(tmp_path: Path) -> None
     assert files(tmp_path) == {"last.ckpt", journal.best}
 
 
+def test_what_is_kept_stays_when_later_steps_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "last.ckpt")
+    for number, step in enumerate(("first", "second", "third")):
+        journal.record(step, {}, journal.save(weights(number)), keep=step == "first")
+        journal.write()
+    again = Journal.open(tmp_path / "last.ckpt")
+    assert files(tmp_path) == {"last.ckpt", again.weights, again.kept["first"]}
+    assert torch.equal(again.load(again.kept["first"])["table.weight"], weights(0)["table.weight"])
+    again.kept.clear()
+    again.write()
+    assert files(tmp_path) == {"last.ckpt", again.weights}
+
+
 def test_weights_that_are_gone_are_named(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "last.ckpt")
     name = journal.save(weights(1))

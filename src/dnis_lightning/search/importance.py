@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,8 @@ class Importance:
         table, there = model.merged_table(), model.table.kept()
         table.mul_((self.counts.to(table) ** power)[:, None])
         slopes, offsets = self.sensitivity(model).to(table).sqrt(), model.space.offsets
-        for field, slope in enumerate(slopes):
-            table[offsets[field] : offsets[field + 1]].mul_(slope)
+        for number, slope in enumerate(slopes):
+            table[offsets[number] : offsets[number + 1]].mul_(slope)
         rows = len(table) * tables_of(model.interaction)
         return table.view(rows, -1), there.view(rows, -1)
 
@@ -68,6 +68,22 @@ class Importance:
         """
         kept = load_file(path)
         return cls(kept["frequency"], lambda model: kept["sensitivity"])
+
+
+@dataclass
+class Sensitivity:
+    """g of one model, over the rows of `batches`: of its whole table, which cuts start from, worked out once."""
+
+    batches: Callable[[], Iterable[Batch]]
+    _whole: Tensor | None = field(default=None, init=False)
+
+    def __call__(self, model: Recommender) -> Tensor:
+        """(F, K) g, anew of what a cut has left."""
+        if model.table.mask is not None:
+            return sensitivity(model, self.batches())
+        if self._whole is None:
+            self._whole = sensitivity(model, self.batches())
+        return self._whole
 
 
 def sensitivity(model: Recommender, batches: Iterable[Batch], most: int = _ROWS) -> Tensor:

@@ -31,9 +31,10 @@ class Journal:
     overwritten that the journal on disk refers to; what nothing refers to is removed when it has been written.
 
     path: `checkpoints/last.ckpt`. done: facts (JSON-able) of finished steps. weights: the file of what the last of them
-    left, and its name. best: the file of the best so far of the step under way. history: rows and gates of all epochs.
-    step: the step under way. under_way: the step whose Lightning state the file holds. before: seconds that earlier
-    processes spent up to the file's writing; step_began: the same clock at the start of `step`.
+    left, and its name. kept: by step, the files of what others left that is wanted later. best: the file of the best so
+    far of the step under way. history: rows and gates of all epochs. step: the step under way. under_way: the step
+    whose Lightning state the file holds. before: seconds that earlier processes spent up to the file's writing;
+    step_began: the same clock at the start of `step`.
     writes: whether this process is the one that writes.
     """
 
@@ -41,6 +42,7 @@ class Journal:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: str | None = None
     weights_of: str | None = None
+    kept: dict[str, str] = field(default_factory=dict)
     best: str | None = None
     history: dict[str, Any] = field(default_factory=dict)
     under_way: str | None = None
@@ -51,7 +53,7 @@ class Journal:
     writes: bool = field(default_factory=is_rank_zero)
 
     def __post_init__(self) -> None:
-        self._on_disk: set[str | None] = {self.weights, self.best}
+        self._on_disk: set[str | None] = self._referred_to
         self._aside: set[str] = set()
 
     @classmethod
@@ -65,7 +67,7 @@ class Journal:
         checkpoint = _loaded(path)
         try:
             state, has_step = checkpoint["run"], "loops" in checkpoint
-            names = ("done", "weights", "weights_of", "best", "history")
+            names = ("done", "weights", "weights_of", "kept", "best", "history")
             journal = cls(path, **{name: state[name] for name in names})
             journal.before, journal.step_began = state["seconds"], state["step_began"]
         except (KeyError, TypeError) as fault:
@@ -75,12 +77,12 @@ class Journal:
 
     def state(self) -> dict[str, Any]:
         """What travels in a checkpoint."""
-        names = ("done", "weights", "weights_of", "best", "history", "step", "step_began")
+        names = ("done", "weights", "weights_of", "kept", "best", "history", "step", "step_began")
         return {name: getattr(self, name) for name in names} | {"seconds": self.seconds()}
 
     def save(self, weights: Mapping[str, Any]) -> str:
         """Write weights to a file that is not in use, and return its name."""
-        in_use = {self.weights, self.best} | self._on_disk | self._aside
+        in_use = self._referred_to | self._on_disk | self._aside
         name = next(name for name in (f"weights-{number}.ckpt" for number in count(1)) if name not in in_use)
         if self.writes:
             with whole_file(self.path.with_name(name)) as part:
@@ -120,12 +122,17 @@ class Journal:
         """Time spent on the step under way."""
         return self.seconds() - self.step_began
 
-    def record(self, step: str, facts: Mapping[str, Any], weights: str | None = None) -> None:
-        """Note a finished step; weights, the name of their file, take the place of those kept before."""
+    def record(self, step: str, facts: Mapping[str, Any], weights: str | None = None, *, keep: bool = False) -> None:
+        """Note a finished step; weights, the name of their file, take the place of those of the step before.
+
+        keep: whether they stay when others take theirs.
+        """
         self.done[step] = dict(facts)
         self.under_way = self.best = None
         if weights is not None:
             self.weights, self.weights_of = weights, step
+            if keep:
+                self.kept[step] = weights
 
     def write(self) -> None:
         """Write the journal alone, between two trainings."""
@@ -138,10 +145,14 @@ class Journal:
     def written(self) -> None:
         """Note that the file is that of now. Other weights than it refers to can go, once all ranks have read them."""
         all_ranks_here()
-        self._on_disk = {self.weights, self.best}
+        self._on_disk = self._referred_to
         for file in self.path.parent.glob("*weights-*.ckpt*") if self.writes else ():  # half-written ones, too
             if file.name not in self._on_disk | self._aside:
                 file.unlink()
+
+    @property
+    def _referred_to(self) -> set[str | None]:
+        return {self.weights, self.best, *self.kept.values()}
 
 
 def all_ranks_here() -> None:

@@ -104,7 +104,8 @@ class PhaseRunner:
             model.load_weights(self.journal.load(self.journal.best))
         facts = {"seconds": self.journal.seconds_of_step(), **facts}
         if keep_weights:
-            self.journal.record(name, facts, self.journal.best or self.journal.save(model.state_dict()))
+            weights = self.journal.best or self.journal.save(model.state_dict())
+            self.journal.record(name, facts, weights, keep=phase.kept)
             self.journal.write()
         else:
             self.journal.record(name, facts)
