@@ -48,6 +48,16 @@ def test_rounds_of_prefixes_keep_to_bytes_to_the_end(tmp_path: Path) -> None:
     assert all(0.9 * most < size <= most for size, most in zip(sizes, (1024, 2048, 3072), strict=True)), sizes
 
 
+def test_learned_thresholds_keep_to_bytes(tmp_path: Path) -> None:
+    """What is left above them lies elsewhere than the largest entries, and as many take more bytes."""
+    learned = ("prune.learned_epochs=20", "prune.learned_lr=2", "prune.learned_start=-4", "ship.layout=blocks")
+    _, result = result_of(dnis(tmp_path, *TINY, "search=pep", *learned, "search.budget=[bytes:60%,bytes:40%]"))
+    features: int = result["features"]  # type: ignore[assignment]
+    for cut, share in zip(result["pruned"], (0.6, 0.4), strict=True):  # type: ignore[arg-type]
+        most = share * 4 * 6 * features
+        assert 0.95 * most < cut["bytes"] <= most
+
+
 def test_a_rate_that_keeps_nothing_says_nothing_of_bytes(tmp_path: Path) -> None:
     done = dnis(tmp_path, *TINY, "search=none", "search.budget=cr:1000000", "prune.finetune_epochs=0")
     assert done.returncode == 0, done.stderr

@@ -54,3 +54,4 @@ def test_what_is_left_is_noted_when_few_enough_are_above() -> None:
     layer.note_if_few(table, 3, everywhere)
     assert layer.left.tolist() == [[True, True], [True, False]]
     assert torch.equal(layer.chosen(torch.zeros(2, 2), 3, everywhere), layer.left)
+    assert layer.chosen(table, 2, everywhere).tolist() == [[True, True], [False, False]], "fewer, as bytes may want it"

@@ -54,8 +54,8 @@ class SoftThreshold(nn.Module):
             self.left = top(self.margin(table), kept, there)
 
     def chosen(self, table: Tensor, kept: int, there: Tensor) -> Tensor:
-        """(N, K) bool: what was noted, or else the `kept` entries farthest above their thresholds, or least below.
+        """(N, K) bool: the `kept` entries farthest above their thresholds, or least below.
 
-        there (N, K) bool: the entries to choose among.
+        there (N, K) bool: the entries to choose among; once some were noted, these are.
         """
-        return self.left if self.left.any() else top(self.margin(table), kept, there)
+        return top(self.margin(table), kept, self.left if self.left.any() else there)
