@@ -110,10 +110,10 @@ def ungated() -> Recommender:
 
 
 GATED: dict[str, tuple[dict[str, Any], tuple[float, float], str, list[str]]] = {
-    "better": ({}, (NEAR, 0.6), "warm_start", ["", "-elements", "-warm_start"]),
-    "better than the first alone": ({}, (NEAR, 0.75), "trained", ["", "-elements", "-warm_start"]),
-    "too far to be tried": ({}, (BEYOND, 0.1), "trained", ["", "-elements"]),
-    "no rivals wanted": ({"rival": None}, (NEAR, 0.6), "trained", [""]),
+    "better": ({}, (0.99, 0.6), "warm_start", ["", "-elements", "-warm_start"]),
+    "better than the first alone": ({}, (0.99, 0.75), "trained", ["", "-elements", "-warm_start"]),
+    "worse before it is trained": ({}, (1.01, 0.1), "trained", ["", "-elements"]),
+    "no rivals wanted": ({"rival": None}, (0.99, 0.6), "trained", [""]),
 }
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 RIVAL_MARGIN = 0.05
-"""Another way to cut is dropped where, before its last training, its metric is worse by more than this share."""
+"""Single entries are dropped where, before the last training, their metric is worse by more than this share."""
 NARROWED = 1.1
 """The smallest table within a loss is known once it has no more than so many times the entries of one that is not."""
 
@@ -52,11 +52,16 @@ class Uncut:
 
 @dataclass(frozen=True)
 class _Way:
-    """What is cut, and how; suffix: of the names of its trainings."""
+    """What is cut, and how.
+
+    suffix: of the names of its trainings. margin: a rival is dropped where, before the last of them, its metric is
+    worse than that of the best so far by more than this share.
+    """
 
     uncut: Uncut
     pruning: Pruning
     suffix: str = ""
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,8 @@ class Cutter:
         if self.pruning.rival is None:
             return
         if self.pruning.rival != by:
-            yield _Way(self.uncut, replace(self.pruning, by=self.pruning.rival), f"-{self.pruning.rival}")
+            pruning = replace(self.pruning, by=self.pruning.rival)
+            yield _Way(self.uncut, pruning, f"-{self.pruning.rival}", RIVAL_MARGIN)
         if self.ungated is not None:
             yield _Way(self.ungated, self.pruning, f"-{self.ungated.name}")
 
@@ -172,7 +178,7 @@ class Cutter:
     def _try_rival(self, name: str, bound: Budget, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
         facts = self.phases.journal.done[f"found/{name}"]["facts"]
-        most, best = worse_by(self.score(facts["metrics_before_finetune"]), RIVAL_MARGIN), self.score(facts["metrics"])
+        most, best = worse_by(self.score(facts["metrics_before_finetune"]), way.margin), self.score(facts["metrics"])
         self._try(
             name,
             bound,
