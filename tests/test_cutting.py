@@ -1,4 +1,4 @@
-"""Of two ways to cut that which is better on select stays, and the second is trained only where it may be."""
+"""Of several ways to cut that which is better on select stays, and others are trained only where they may be."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_is_better_on_select_stays(case: str, tmp_path: Path) -> None:
     assert facts["kept"] == int(mask.sum()) <= FEATURES * 2
 
 
-def ungated() -> Recommender:
+def before_search() -> Recommender:
     """Of larger entries, so that it is known again by them."""
     model = model_of(FM)
     model.of = "warm_start"  # type: ignore[assignment]
@@ -113,7 +113,8 @@ GATED: dict[str, tuple[dict[str, Any], tuple[float, float], str, list[str]]] = {
     "better": ({}, (0.99, 0.6), "warm_start", ["", "-elements", "-warm_start"]),
     "better than the first alone": ({}, (0.99, 0.75), "trained", ["", "-elements", "-warm_start"]),
     "worse before it is trained": ({}, (1.01, 0.1), "trained", ["", "-elements"]),
-    "no rivals wanted": ({"rival": None}, (0.99, 0.6), "trained", [""]),
+    "better by a hair": ({}, (0.99, 0.6995), "trained", ["", "-elements", "-warm_start"]),
+    "no single entries": ({"rival": None}, (0.99, 0.6), "warm_start", ["", "-warm_start"]),
 }
 
 
@@ -121,7 +122,7 @@ GATED: dict[str, tuple[dict[str, Any], tuple[float, float], str, list[str]]] = {
 def test_the_table_before_the_search_is_cut_too(case: str, tmp_path: Path) -> None:
     more, losses, wins, trained = GATED[case]
     every = {"prefix": (1.0, 0.8), "elements": (1.0, 0.7), "warm_start": losses}
-    made = cutter(tmp_path, every, ungated=Uncut("warm_start", ungated, IMPORTANCE), **more)
+    made = cutter(tmp_path, every, before_search=Uncut("warm_start", before_search, IMPORTANCE), **more)
     facts = made.cut(parse_budget("cr:3"))
     assert facts["cut_from"] == wins
     assert made.phases.names == [f"fine_tune{suffix}/cr:3" for suffix in trained]  # type: ignore[attr-defined]

@@ -187,6 +187,20 @@ def test_a_failed_trial_ends_no_study(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_search_that_is_taken_over_brings_the_table_before_it(tmp_path: Path) -> None:
+    tiny = (*TINY, "search.search_epochs=3", "search.least_epochs=1", "prune.finetune_epochs=2", "search.rates=[20]")
+    moved = (*tiny, "search.gates_lr=2", "search.start_counts=false")
+    folder, whole = result_of(dnis(tmp_path, *moved))
+    assert "fine_tune-warm_start/cr:20" in (folder / "metrics.csv").read_text()
+    folder.rename(tmp_path / "away")
+    assert dnis(tmp_path, *moved, "search.trial=0").returncode == 0
+    done = dnis(tmp_path, *moved, "resume=auto")
+    again, taken = result_of(done)
+    assert done.stderr.count(": taken from ") == 1
+    assert figures_of(taken) == figures_of(whole)
+    assert curves_of(again) == curves_of(tmp_path / "away")
+
+
 def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     told = []
     for count, trainer in ((0, "cpu"), (1, "cpu"), (1, "gpu")):

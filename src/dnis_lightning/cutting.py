@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 RIVAL_MARGIN = 0.05
 """Single entries are dropped where, before the last training, their metric is worse by more than this share."""
+WARM_START = "warm_start"
+LEAD = 0.01
+"""The table before the search takes the place of what came of it where it is better on select by more than this."""
 NARROWED = 1.1
 """The smallest table within a loss is known once it has no more than so many times the entries of one that is not."""
 
@@ -42,7 +45,7 @@ NARROWED = 1.1
 class Uncut:
     """What is cut: a model, made anew for each cut, and what its entries count for.
 
-    name: `trained`, or `warm_start` for what it was before the search.
+    name: `trained`, or `WARM_START` for what it was before the search.
     """
 
     name: str
@@ -55,13 +58,15 @@ class _Way:
     """What is cut, and how.
 
     suffix: of the names of its trainings. margin: a rival is dropped where, before the last of them, its metric is
-    worse than that of the best so far by more than this share.
+    worse than that of the first way by more than this share; lead: it stays where, after it, its metric is better than
+    the best so far by more than this one.
     """
 
     uncut: Uncut
     pruning: Pruning
     suffix: str = ""
     margin: float = 0.0
+    lead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
     whole: N·K, the entries that rates are counted against. blocks: of the features. initial: makes the initial state
-    of the model. evaluate: metrics on select. score: of metrics, smaller is better. ungated: the model before a search
-    that has closed gates, which is cut, too, where pruning has a rival.
+    of the model. evaluate: metrics on select. score: of metrics, smaller is better. before_search: the model before a
+    search that has moved gates, if that is to be cut, too.
     """
 
     pruning: Pruning
@@ -92,7 +97,7 @@ class Cutter:
     initial: Callable[[], Recommender]
     evaluate: Callable[[Recommender], Metrics]
     score: Callable[[Mapping[str, Any]], float]
-    ungated: Uncut | None = None
+    before_search: Uncut | None = None
 
     def cut(self, bound: Budget | float) -> dict[str, Any]:
         """The facts of a cut to a budget or at a threshold; its scheme is on disk then.
@@ -139,7 +144,8 @@ class Cutter:
         facts = journal.done.pop(found)["facts"]
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
         journal.write()
-        log.info("%s: kept %d entries, %s", name, facts["kept"], _one_line(facts["metrics"]))
+        of = " of the table before the search" if facts["cut_from"] == WARM_START else ""
+        log.info("%s: kept %d entries%s, %s", name, facts["kept"], of, _one_line(facts["metrics"]))
 
     @property
     def _first(self) -> _Way:
@@ -147,13 +153,11 @@ class Cutter:
 
     def _rivals(self, by: By) -> Iterator[_Way]:
         """Other ways to cut than the first, which was by `by`."""
-        if self.pruning.rival is None:
-            return
-        if self.pruning.rival != by:
+        if self.pruning.rival not in (None, by):
             pruning = replace(self.pruning, by=self.pruning.rival)
             yield _Way(self.uncut, pruning, f"-{self.pruning.rival}", RIVAL_MARGIN)
-        if self.ungated is not None:
-            yield _Way(self.ungated, self.pruning, f"-{self.ungated.name}")
+        if self.before_search is not None:
+            yield _Way(self.before_search, self.pruning, f"-{self.before_search.name}", lead=LEAD)
 
     def _try(
         self,
@@ -170,21 +174,22 @@ class Cutter:
         if stays(attempt.facts):
             if is_rank_zero():
                 save_pruned(self.folder, name, attempt.scheme, attempt.model)
-            before = self.phases.journal.done.get(f"found/{name}", {"seconds": 0.0, "too_few": None})
+            first = {"seconds": 0.0, "too_few": None, "first": attempt.facts["metrics_before_finetune"]}
+            before = self.phases.journal.done.get(f"found/{name}", first)
             self.phases.journal.record(f"found/{name}", before | {"facts": attempt.facts})
             self.phases.journal.write()
         return attempt.facts
 
     def _try_rival(self, name: str, bound: Budget, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        facts = self.phases.journal.done[f"found/{name}"]["facts"]
-        most, best = worse_by(self.score(facts["metrics_before_finetune"]), way.margin), self.score(facts["metrics"])
+        found = self.phases.journal.done[f"found/{name}"]
+        most, best = worse_by(self.score(found["first"]), way.margin), self.score(found["facts"]["metrics"])
         self._try(
             name,
             bound,
             way,
             is_hopeless=lambda before: self.score(before) > most,
-            stays=lambda other: self.score(other["metrics"]) < best,
+            stays=lambda other: worse_by(self.score(other["metrics"]), way.lead) < best,
         )
 
     def _fit_to_loss(self, name: str, loss: float) -> None:

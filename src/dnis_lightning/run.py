@@ -15,7 +15,7 @@ import torch
 from dnis_lightning import build, result
 from dnis_lightning.biases import biases_alone
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_pruned
-from dnis_lightning.cutting import Cutter, Uncut
+from dnis_lightning.cutting import WARM_START, Cutter, Uncut
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
@@ -66,7 +66,7 @@ class Run:
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
         self.chosen: Trial  # the best, once the trials are over
-        self.importance = self._importance_of_a_model()
+        self.importance = self._new_importance()
         self.blocks = build.blocks_of(self.settings, self.prepared)
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
@@ -179,6 +179,9 @@ class Run:
         return model
 
     def _cutter(self, whole: int) -> Cutter:
+        if (before_search := self._before_search()) is None and self.journal.kept:
+            self.journal.kept.clear()
+            self.journal.write()
         return Cutter(
             self.pruning,
             self.shipping,
@@ -190,23 +193,23 @@ class Run:
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
             evaluate=self._on_select,
             score=self._score,
-            ungated=self._ungated(),
+            before_search=before_search,
         )
 
-    def _ungated(self) -> Uncut | None:
-        """The best trial's model before its search, if that has closed gates."""
-        found = [file for step, file in self.journal.kept.items() if step.startswith(f"{self.chosen.name}/")]
-        gates = self._best_model().gates
-        if not found or self.pruning.rival is None or gates is None or bool((gates == 1).all()):
-            self.journal.kept.clear()
+    def _before_search(self) -> Uncut | None:
+        """The best trial's model before its search, if that has moved gates, and other ways to cut are wanted."""
+        kept, phases = self.journal.kept, [f"{self.chosen.name}/{phase.name}" for phase in self.chosen.phases]
+        found = [kept[phase] for phase in phases if phase in kept] if self.pruning.rival else []
+        gates = self._best_model().gates if found else None
+        if gates is None or bool((gates == 1).all()):
             return None
 
         def warm_start() -> Recommender:
             model = self.blueprint.build(gated=self.chosen.gated)
-            model.load_weights(self.journal.load(found[0]))
+            model.load_weights(self.journal.load(found[-1]))
             return model
 
-        return Uncut("warm_start", warm_start, self._importance_of_a_model())
+        return Uncut(WARM_START, warm_start, self._new_importance())
 
     def _biases(self) -> dict[str, Any] | None:
         """What the model is worth without a table; None where it has no first-order terms, or nothing else."""
@@ -257,7 +260,7 @@ class Run:
 
     # what they share
 
-    def _importance_of_a_model(self) -> Importance:
+    def _new_importance(self) -> Importance:
         expected = torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32)
         return Importance(expected, Sensitivity(self.evaluation.inputs))
 

@@ -20,6 +20,9 @@ def take_over(job: RunFolder, trial: str, journal: Journal) -> None:
     for step, facts in other.done.items():
         if step == f"trial/{trial}" or step.startswith(f"{trial}/"):
             journal.done[step] = facts
+    for step, file in other.kept.items():
+        if step.startswith(f"{trial}/"):
+            journal.kept[step] = journal.save(other.load(file))
     journal.before += other.done[f"trial/{trial}"]["seconds"]
     history, more = journal.history, other.history
     before = list(history.get("rows", []))

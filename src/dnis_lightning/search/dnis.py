@@ -73,7 +73,7 @@ class Dnis:
 
     def _phases(self) -> Generator[Phase, None, None]:
         if self.warm_start:
-            yield Phase("warm_start", "train", self.warm_start, kept=True)
+            yield Phase("warm_start", "train", self.warm_start, cut_too=True)
         search = Phase("search", "train", self.search, self.gate_step, plateau=self.search_plateau, reset_gates=True)
         yield replace(search, tables_only=self.tables_only)
         if self.fit:

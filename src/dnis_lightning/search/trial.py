@@ -109,8 +109,8 @@ class Phase:
 
     tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
     the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus. gradual,
-    thresholds: what removes entries meanwhile. controller: what chooses the entries of each step. kept: what it ends
-    with is wanted later, besides by the next phase.
+    thresholds: what removes entries meanwhile. controller: what chooses the entries of each step. cut_too: the
+    table that it ends with is cut, too.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Phase:
     gradual: GradualStep | None = None
     thresholds: ThresholdStep | None = None
     controller: ControllerStep | None = None
-    kept: bool = False
+    cut_too: bool = False
 
     @property
     def paired(self) -> bool:

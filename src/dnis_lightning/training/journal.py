@@ -67,8 +67,8 @@ class Journal:
         checkpoint = _loaded(path)
         try:
             state, has_step = checkpoint["run"], "loops" in checkpoint
-            names = ("done", "weights", "weights_of", "kept", "best", "history")
-            journal = cls(path, **{name: state[name] for name in names})
+            names = ("done", "weights", "weights_of", "best", "history")
+            journal = cls(path, **{name: state[name] for name in names}, kept=state.get("kept", {}))
             journal.before, journal.step_began = state["seconds"], state["step_began"]
         except (KeyError, TypeError) as fault:
             raise _unreadable(path, fault) from fault

@@ -105,7 +105,7 @@ class PhaseRunner:
         facts = {"seconds": self.journal.seconds_of_step(), **facts}
         if keep_weights:
             weights = self.journal.best or self.journal.save(model.state_dict())
-            self.journal.record(name, facts, weights, keep=phase.kept)
+            self.journal.record(name, facts, weights, keep=phase.cut_too)
             self.journal.write()
         else:
             self.journal.record(name, facts)
