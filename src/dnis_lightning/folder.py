@@ -183,6 +183,7 @@ def _terminal() -> logging.Handler:
 @contextmanager
 def _logging_by(handlers: Sequence[logging.Handler]) -> Iterator[None]:
     logger = logging.getLogger("dnis_lightning")
+    handlers = handlers or [logging.NullHandler()]  # without any, warnings would find their way to standard error
     for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.command import TINY_DNIS, command, dnis, environment, result_of
+from tests.command import TINY, TINY_DNIS, command, dnis, environment, result_of
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -40,6 +40,13 @@ def test_two_ranks_end_where_one_ends(xi: float, optimizer: str, tmp_path: Path)
         single = [block[key] for block in alone["diagnostics"]["blocks"]]
         assert [block[key] for block in together["diagnostics"]["blocks"]] == pytest.approx(single, rel=1e-5), key
     assert len(list((tmp_path / "outputs").glob("*/*/result.json"))) == 2, "one folder a run, whatever the ranks"
+
+
+def test_what_is_told_before_a_run_is_told_by_one_rank(tmp_path: Path) -> None:
+    done = dnis(tmp_path, *TINY, "search=none", "search.rates=[]", "data.batch_size=2048", *TWO)
+    folder, _ = result_of(done)
+    assert done.stderr.count("too few for trainer.max_epochs") == 1
+    assert (folder / "run.log").read_text().count("too few for trainer.max_epochs") == 1
 
 
 RIVALS = {
