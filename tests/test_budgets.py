@@ -62,7 +62,9 @@ def test_a_rate_that_keeps_nothing_says_nothing_of_bytes(tmp_path: Path) -> None
     done = dnis(tmp_path, *TINY, "search=none", "search.budget=cr:1000000", "prune.finetune_epochs=0")
     assert done.returncode == 0, done.stderr
     assert "nothing is kept of the table" in done.stderr
-    assert "larger budget" not in done.stderr
+    assert "even so its file is larger" not in done.stderr
+    warnings: list[str] = result_of(done)[1]["warnings"]  # type: ignore[assignment]
+    assert "cr:1000000: nothing of the table is kept; take a larger budget" in warnings
 
 
 def test_bytes_that_no_cut_takes_are_told_before_the_run(tmp_path: Path) -> None:
@@ -72,6 +74,14 @@ def test_bytes_that_no_cut_takes_are_told_before_the_run(tmp_path: Path) -> None
         assert "with nothing kept" in done.stderr
         assert "take a larger budget" in done.stderr
         assert not (tmp_path / "outputs").exists()
+
+
+def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
+    settings = check_config(composed("search.budget=[1KiB,bytes:50%,10%]"), [])
+    cuts = [{"budget": name, "kept": 1, "bytes": 2001} for name in ("1KiB", "bytes:50%", "10%")]
+    warnings = Run._beyond_their_size(SimpleNamespace(settings=settings), cuts, 1000)  # type: ignore[arg-type]
+    told = "its file has 2,001 bytes, more than that; take a larger budget"
+    assert warnings == [f"1KiB: {told}", f"bytes:50%: {told}"]
 
 
 def test_a_cut_that_is_beyond_its_loss_is_warned_of() -> None:

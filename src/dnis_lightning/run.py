@@ -110,6 +110,7 @@ class Run:
                 *doubts,
                 *self._held_against(biases, unpruned, cuts),
                 *self._beyond_their_loss(unpruned, cuts),
+                *self._beyond_their_size(cuts, whole),
             ],
             "recovery": result.recovery_of(self.settings, self.prepared, dims),
         }
@@ -244,6 +245,16 @@ class Run:
         for warning in warnings:
             log.warning("%s", warning)
         return warnings
+
+    def _beyond_their_size(self, cuts: list[dict[str, Any]], whole: int) -> list[str]:
+        """What is wrong with cuts that keep nothing, or whose file is larger than it may be; both are in the log."""
+        sizes = {budget.name: budget.of_table(whole).size for budget in build.budgets(self.settings)}
+        empty = [cut["budget"] for cut in cuts if whole and not cut["kept"]]
+        larger = [cut for cut in cuts if cut["bytes"] > (sizes.get(cut["budget"]) or math.inf)]
+        return [f"{name}: nothing of the table is kept; take a larger budget" for name in empty] + [
+            f"{cut['budget']}: its file has {cut['bytes']:,} bytes, more than that; take a larger budget"
+            for cut in larger
+        ]
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
