@@ -247,7 +247,7 @@ class Run:
         return warnings
 
     def _beyond_their_size(self, cuts: list[dict[str, Any]], whole: int) -> list[str]:
-        """What is wrong with cuts that keep nothing, or whose file is larger than it may be; both are in the log."""
+        """What is wrong with cuts that keep nothing, or whose file is larger than it may be."""
         sizes = {budget.name: budget.of_table(whole).size for budget in build.budgets(self.settings)}
         empty = [cut["budget"] for cut in cuts if whole and not cut["kept"]]
         larger = [cut for cut in cuts if cut["bytes"] > (sizes.get(cut["budget"]) or math.inf)]
