@@ -153,8 +153,12 @@ class Run:
 
     def _read_best(self) -> Recommender:
         """The same where other ranks need not come along."""
+        return self._of_chosen(load_best(self.folder)["recommender"])
+
+    def _of_chosen(self, weights: dict[str, torch.Tensor]) -> Recommender:
+        """The best trial's model with these weights."""
         model = self.blueprint.build(gated=self.chosen.gated)
-        model.load_weights(load_best(self.folder)["recommender"])
+        model.load_weights(weights)
         return model
 
     def _unpruned(self) -> tuple[dict[str, Any], int]:
@@ -204,13 +208,7 @@ class Run:
         gates = self._best_model().gates if found else None
         if gates is None or bool((gates == 1).all()):
             return None
-
-        def warm_start() -> Recommender:
-            model = self.blueprint.build(gated=self.chosen.gated)
-            model.load_weights(self.journal.load(found[-1]))
-            return model
-
-        return Uncut(WARM_START, warm_start, self._new_importance())
+        return Uncut(WARM_START, lambda: self._of_chosen(self.journal.load(found[-1])), self._new_importance())
 
     def _biases(self) -> dict[str, Any] | None:
         """What the model is worth without a table; None where it has no first-order terms, or nothing else."""
