@@ -12,7 +12,6 @@ import torch
 from dnis_lightning.batch import Batch
 from dnis_lightning.biases import NoInteraction, fit
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.doubts import no_better_than_biases
 from dnis_lightning.tasks import ClickThrough, Objective, Rating
 from tests.command import TINY, TINY_DNIS, dnis, result_of
 
@@ -130,13 +129,6 @@ def test_what_never_gets_better_stays_as_it_was(rows: tuple[np.ndarray, np.ndarr
     assert found.global_bias is not None
     assert not found.first_order.weight.any()
     assert found.global_bias.item() == 2
-
-
-def test_a_warning_names_tables_and_what_to_do() -> None:
-    found, _, advice = no_better_than_biases(["the whole table", "10%"], "select/mse", 0.85693, 1.5).partition("; ")
-    assert found == "no better on select than biases alone (select/mse 0.85693): the whole table, 10%"
-    assert advice.startswith("take a model.l2 a few times as large as 1.5 where the table is overfitted")
-    assert "take a model.l2 above 0, or search.base_dim=0" in no_better_than_biases(["10%"], "select/auc", 0.7, 0.0)
 
 
 def test_a_run_holds_its_tables_against_biases(tmp_path: Path) -> None:

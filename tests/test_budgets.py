@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from dnis_lightning.blueprint import rebuild
-from dnis_lightning.config import check_config
 from dnis_lightning.packed import PackedEmbedding
-from dnis_lightning.run import Run
 from tests.command import TINY, dnis, result_of
-from tests.test_config import composed
 
 
 def test_a_run_keeps_to_bytes_and_to_loss(tmp_path: Path) -> None:
@@ -74,19 +70,3 @@ def test_bytes_that_no_cut_takes_are_told_before_the_run(tmp_path: Path) -> None
         assert "with nothing kept" in done.stderr
         assert "take a larger budget" in done.stderr
         assert not (tmp_path / "outputs").exists()
-
-
-def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
-    settings = check_config(composed("search.budget=[1KiB,bytes:50%,10%]"), [])
-    cuts = [{"budget": name, "kept": 1, "bytes": 2001} for name in ("1KiB", "bytes:50%", "10%")]
-    warnings = Run._beyond_their_size(SimpleNamespace(settings=settings), cuts, 1000)  # type: ignore[arg-type]
-    told = "its file has 2,001 bytes, more than that; take a larger budget"
-    assert warnings == [f"1KiB: {told}", f"bytes:50%: {told}"]
-
-
-def test_a_cut_that_is_beyond_its_loss_is_warned_of() -> None:
-    settings = check_config(composed("search.budget=[loss:1%,loss:5%,10%]"), [])
-    run = SimpleNamespace(settings=settings, _score=lambda metrics: metrics["select/mse"])
-    cuts = [{"budget": name, "metrics": {"select/mse": 1.02}} for name in ("loss:1%", "loss:5%", "10%")]
-    (warning,) = Run._beyond_their_loss(run, {"metrics": {"select/mse": 1.0}}, cuts)  # type: ignore[arg-type]
-    assert warning.startswith("loss:1%: no table was found within that loss; take a larger one")

@@ -20,7 +20,7 @@ FLOORS = (
     {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},
     {"search"},
-    {"training", "compression"},
+    {"training", "compression", "caveats"},
     {"settings", "report", "shipping", "evaluation", "plain_files"},
     {"config"},
     {"blueprint"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnis_lightning import build, result
+from dnis_lightning import build, caveats, result
 from dnis_lightning.biases import biases_alone
 from dnis_lightning.blueprint import construct, load_best, pruned_model, save_pruned
 from dnis_lightning.cutting import WARM_START, Cutter, Uncut
@@ -21,12 +20,11 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.measures import cost_on_select, worse_by
+from dnis_lightning.measures import cost_on_select
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
-from dnis_lightning.search.doubts import no_better_than_biases
 from dnis_lightning.search.importance import IMPORTANCE, Importance, Sensitivity
 from dnis_lightning.search.trial import Trial
 from dnis_lightning.settings import Settings
@@ -38,8 +36,6 @@ from dnis_lightning.training.wandb_panels import WandbPanels, log_dims, log_figu
 from dnis_lightning.trials import Trials
 
 log = logging.getLogger(__name__)
-
-_LARGER_LOSS = "take a larger one, or prune.schedule=one_shot, which starts from what is known to be within it"
 
 
 @dataclass
@@ -106,12 +102,7 @@ class Run:
             "who_pays": who_pays,
             "biases": biases,
             "diagnostics": diagnostics,
-            "warnings": [
-                *doubts,
-                *self._held_against(biases, unpruned, cuts),
-                *self._beyond_their_loss(unpruned, cuts),
-                *self._beyond_their_size(cuts, whole),
-            ],
+            "warnings": [*doubts, *self._caveats(biases, unpruned, cuts, whole)],
             "recovery": result.recovery_of(self.settings, self.prepared, dims),
         }
         if is_rank_zero():
@@ -217,42 +208,23 @@ class Run:
             return None
         return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective)
 
-    def _held_against(
-        self, biases: Mapping[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]]
+    def _caveats(
+        self, biases: dict[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]], whole: int
     ) -> list[str]:
-        """Warns of tables that are no better on select than none; the warning, if there is one."""
-        if biases is None:
-            return []
-        models = {"the whole table": unpruned} | {cut["budget"]: cut for cut in cuts}
-        least = self._score(biases["metrics"])
-        poor = [name for name, facts in models.items() if self._score(facts["metrics"]) >= least]
-        if not poor:
-            return []
-        monitor = f"select/{self.task.monitor}"
-        warning = no_better_than_biases(poor, monitor, biases["metrics"][monitor], self.settings.model.l2)
-        log.warning("%s", warning)
-        return [warning]
-
-    def _beyond_their_loss(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]]) -> list[str]:
-        """Warns of cuts to a loss that no table was found to be within."""
-        told = {budget.name: budget.loss for budget in build.budgets(self.settings) if budget.loss is not None}
-        uncut = self._score(unpruned["metrics"])
-        most = {name: worse_by(uncut, loss) for name, loss in told.items()}
-        beyond = [cut["budget"] for cut in cuts if self._score(cut["metrics"]) > most.get(cut["budget"], math.inf)]
-        warnings = [f"{name}: no table was found within that loss; {_LARGER_LOSS}" for name in beyond]
-        for warning in warnings:
-            log.warning("%s", warning)
-        return warnings
-
-    def _beyond_their_size(self, cuts: list[dict[str, Any]], whole: int) -> list[str]:
-        """What is wrong with cuts that keep nothing, or whose file is larger than it may be."""
-        sizes = {budget.name: budget.of_table(whole).size for budget in build.budgets(self.settings)}
-        empty = [cut["budget"] for cut in cuts if whole and not cut["kept"]]
-        larger = [cut for cut in cuts if cut["bytes"] > (sizes.get(cut["budget"]) or math.inf)]
-        return [f"{name}: nothing of the table is kept; take a larger budget" for name in empty] + [
-            f"{cut['budget']}: its file has {cut['bytes']:,} bytes, more than that; take a larger budget"
-            for cut in larger
+        """What the numbers are to be read with, told here, too."""
+        monitor, score, budgets = self.task.monitor, self._score, build.budgets(self.settings)
+        plain = [phase for phase in self.chosen.phases if phase.gate_step is None and phase.plateau]
+        trainings = [f"{self.chosen.name}/{phase.name}" for phase in plain]
+        l2, against = self.settings.model.l2, f"select/{monitor}"
+        found = [
+            *caveats.unfinished(self.journal.history.get("rows", []), trainings, monitor),
+            *caveats.no_better_than_biases(unpruned, cuts, biases, score, against, l2),
+            *caveats.beyond_their_loss(unpruned, cuts, budgets, score),
+            *caveats.beyond_their_size(cuts, budgets, whole),
         ]
+        for caveat in found:
+            log.warning("%s", caveat)
+        return found
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
         """The one look at the test rows, after every choice is made; a job of a single trial takes none."""

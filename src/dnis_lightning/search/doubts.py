@@ -54,20 +54,6 @@ def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
     )
 
 
-def no_better_than_biases(tables: Sequence[str], metric: str, value: float, l2: float) -> str:
-    """That tables, by name, are no better on select than biases alone, whose metric has this value."""
-    other = (
-        f"a model.l2 a few times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to "
-        "nothing"
-        if l2
-        else "a model.l2 above 0"
-    )
-    return (
-        f"no better on select than biases alone ({metric} {value:.5f}): {', '.join(tables)}; take {other}, or "
-        "search.base_dim=0, which has no table"
-    )
-
-
 def _on_blocks(blocks: Sequence[BlockHealth]) -> Iterator[str]:
     dead = [one.block for one in blocks if one.dead]
     if dead:

@@ -30,9 +30,9 @@ class WeightStep:
     """How Θ moves: the optimizer, gradient clipping by norm, a learning rate lowered on plateaus of the select metric.
 
     by_row: the optimizer is a `LazyAdam`, and moves the rows of tables that a batch looks up.
-    clip_norm: None for no clipping. plateau_patience: after more than so many epochs in a row without a better select
-    metric the rate is multiplied by plateau_factor; None keeps the rate. plateau_floor: a training has converged when
-    plateaus have lowered the rate to this share of what it was; 0 = never.
+    clip_norm: None for no clipping. plateau_patience: after more than so many epochs in a row without a select metric
+    that is better by 0.01 % the rate is multiplied by plateau_factor; None keeps the rate. plateau_floor: a training
+    has converged when plateaus have lowered the rate to this share of what it was; 0 = never.
     """
 
     optimizer: OptimizerFactory

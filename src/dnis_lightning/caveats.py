@@ -1,0 +1,93 @@
+"""What the numbers of a run are to be read with, beside what its search says of itself: sentences for its result.
+
+Each says what was found and, behind the first semicolon, what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from dnis_lightning.measures import cost, worse_by
+from dnis_lightning.search.budget import Budget
+
+Facts = Mapping[str, Any]
+"""What a result says of a table: `metrics`, and of a cut `budget`, `kept` and `bytes`, too."""
+Score = Callable[[Mapping[str, float | None]], float]
+"""What tables are compared by, smaller is better."""
+
+SLOW = 100
+"""Epochs at the first learning rate, all with a better select metric but a few, after which it was too small."""
+_STEADY = 0.9
+"""Share of those with a better one than the epoch before."""
+
+
+def no_better_than_biases(
+    uncut: Facts, cuts: Iterable[Facts], biases: Facts | None, score: Score, monitor: str, l2: float
+) -> Iterator[str]:
+    """Tables that are no better on select than none, biases alone. monitor: as `select/mse`; l2: that of the rows."""
+    if biases is None:
+        return
+    models = {"the whole table": uncut} | {cut["budget"]: cut for cut in cuts}
+    least = score(biases["metrics"])
+    poor = [name for name, facts in models.items() if score(facts["metrics"]) >= least]
+    other = (
+        f"a model.l2 a few times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to "
+        "nothing"
+        if l2
+        else "a model.l2 above 0"
+    )
+    if poor:
+        yield (
+            f"no better on select than biases alone ({monitor} {biases['metrics'][monitor]:.5f}): {', '.join(poor)}; "
+            f"take {other}, or search.base_dim=0, which has no table"
+        )
+
+
+def beyond_their_loss(uncut: Facts, cuts: Iterable[Facts], budgets: Iterable[Budget], score: Score) -> Iterator[str]:
+    """Cuts to a loss that no table was found to be within."""
+    best = score(uncut["metrics"])
+    most = {budget.name: worse_by(best, budget.loss) for budget in budgets if budget.loss is not None}
+    for cut in cuts:
+        if score(cut["metrics"]) > most.get(cut["budget"], math.inf):
+            yield (
+                f"{cut['budget']}: no table was found within that loss; take a larger one, or prune.schedule=one_shot, "
+                "which starts from what is known to be within it"
+            )
+
+
+def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: int) -> Iterator[str]:
+    """Cuts that keep nothing, or whose file is larger than it may be. whole: entries of the uncut table, N·K."""
+    sizes = {budget.name: budget.of_table(whole).size for budget in budgets}
+    for cut in cuts:
+        name, size = cut["budget"], cut["bytes"]
+        if whole and not cut["kept"]:
+            yield f"{name}: nothing of the table is kept; take a larger budget"
+        if size > (sizes.get(name) or math.inf):
+            yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
+
+
+def unfinished(rows: Iterable[Mapping[str, Any]], trainings: Iterable[str], metric: str) -> Iterator[str]:
+    """Trainings that were still getting better when their epochs were over, or that were slow to get there.
+
+    rows: of `metrics.csv`. trainings: their names there. metric: the one that decides, without its split.
+    """
+    rows = list(rows)
+    for name in trainings:
+        own = [row for row in rows if row["phase"] == name]
+        costs = [cost(metric, row.get(f"select/{metric}")) for row in own]
+        first = sum(row["lr"] == own[0]["lr"] for row in own)
+        better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
+        steady = better >= _STEADY * (first - 1)
+        if len(own) > 1 and first == len(own) and costs[-1] == min(costs):
+            yield (
+                f"{name}: select was at its best in the last of {first} epochs; take more epochs "
+                "(trainer.max_epochs), or an optimizer.lr three times as large"
+            )
+        elif first >= SLOW and steady:
+            yield (
+                f"{name}: select got better, little by little, for {first} epochs; take an optimizer.lr three times as "
+                "large, which gets there sooner, and on sparse data further"
+            )
