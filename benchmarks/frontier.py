@@ -57,6 +57,7 @@ MT = (
     *TWEETS,
     "data.batch_size=1024",
     "trainer.max_epochs=300",
+    "optimizer.lr=0.003",
     "data.default_l2_bias=0.4",
     "data.default_l2_per_std=false",
 )
@@ -74,7 +75,7 @@ CASES = (
         "MovieTweetings, MF",
         (*MT, "model=mf"),
         "mse",
-        (2.0, 4.0, 8.0),
+        (2.5, 3.0, 4.0),
         biases=("model.l2_bias=1.5", "model.l2_power=1"),
     ),
     Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm"), "logloss", (30.0, 100.0, 300.0)),
