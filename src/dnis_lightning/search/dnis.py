@@ -21,6 +21,7 @@ class Dnis:
     terms alone.
     search_epochs, search_patience, least_epochs, least_lr: when the search has converged, see `Stopping`.
     start_counts: a search none of whose epochs is better on select than the warm start leaves all gates open.
+    give_up: such a search ends early where select is worse than that by more than this share, 0 = never.
     search_plateau: whether the search lowers the learning rate on plateaus.
     fit_epochs: epochs at most of the last phase, on train + search rows with the gates fixed, 0 for none; fit_fresh: it
     starts from the initial weights instead of those that the search ends with.
@@ -50,6 +51,7 @@ class Dnis:
         least_epochs: Count,
         least_lr: NonNegative,
         start_counts: bool,
+        give_up: NonNegative,
         search_plateau: bool,
         fit_epochs: Whole,
         fit_fresh: bool,
@@ -63,7 +65,9 @@ class Dnis:
                 f"search.least_epochs: {least_epochs} of search.search_epochs={search_epochs}: no epoch would count"
             )
         self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
-        self.search = Stopping(search_epochs, search_patience, least_epochs, least_lr, start_counts=start_counts)
+        self.search = Stopping(
+            search_epochs, search_patience, least_epochs, least_lr, start_counts=start_counts, give_up=give_up
+        )
         self.fit = Stopping(fit_epochs, patience) if fit_epochs else None
         self.tables_only, self.search_plateau, self.fit_fresh = tables_only, search_plateau, fit_fresh
 

@@ -24,6 +24,8 @@ class Stopping:
     least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
     best: False for the weights of the last epoch instead of the best. start_counts: the weights that the phase starts
     with, if their metric is known, are as good as those of an epoch: where none is better, the phase ends with them.
+    give_up: then also stop when no epoch that counts was better, and this one is worse by more than this share of the
+    metric, 0 = never.
     """
 
     max_epochs: int
@@ -32,6 +34,7 @@ class Stopping:
     least_lr: float = 0.0
     best: bool = True
     start_counts: bool = False
+    give_up: float = 0.0
 
 
 @dataclass(frozen=True)

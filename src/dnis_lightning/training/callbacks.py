@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from dnis_lightning.errors import stop_if_interrupted
-from dnis_lightning.measures import cost, headline
+from dnis_lightning.measures import cost, headline, worse_by
 from dnis_lightning.paths import whole_file
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.trial import Stopping
@@ -65,7 +65,13 @@ class BestWeights(L.Callback):
         stale = self.epochs - self.best_epoch >= stopping.patience
         floor = max(stopping.least_lr, module.least_learning_rate)
         at_the_floor = module.learning_rate <= floor * (1 + 1e-9)  # 1e-3 lowered thrice by 0.1 is 1.0000000000000002e-6
-        return self.epochs >= stopping.least_epochs and (stale or at_the_floor)
+        return self.epochs >= stopping.least_epochs and (stale or at_the_floor or self._hopeless(value))
+
+    def _hopeless(self, value: float) -> bool:
+        """Whether a phase whose start counts is far behind it, and never was ahead."""
+        if not (self.stopping.give_up and math.isfinite(self.start)) or self.best_epoch:
+            return False
+        return self._cost(value) > worse_by(self._cost(self.start), self.stopping.give_up)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and epoch so far."""
