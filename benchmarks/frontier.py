@@ -63,7 +63,7 @@ MT = (
 )
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
-CRITEO = ("data=criteo", "trainer.max_epochs=300")
+CRITEO = ("data=criteo", "trainer.max_epochs=300", "optimizer.lr=0.003")
 TOWER = ("model.hidden=[128,64]", "model.l2_net=1e-3")
 CASES = (
     Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0)),
