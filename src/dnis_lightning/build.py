@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -170,13 +171,16 @@ def weight_step(settings: Settings) -> WeightStep:
 
 
 def budgets(settings: Settings) -> list[Budget]:
-    """The bounds to cut at: search.budget, or else search.rates."""
+    """The bounds to cut at: search.budget, or else search.rates; equal ones once, by the name that comes first."""
     given = settings.search.budget
     if given is None:
         found = [compression_rate(rate) for rate in settings.search.rates]
     else:
         found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
-    return list({budget.name: budget for budget in found}.values())
+    named: dict[Budget, Budget] = {}
+    for budget in found:
+        named.setdefault(replace(budget, name=""), budget)
+    return list(named.values())
 
 
 def cut_names(settings: Settings) -> list[str]:
