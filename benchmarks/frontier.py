@@ -63,7 +63,7 @@ MT = (
 )
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
-CRITEO = ("data=criteo", "trainer.max_epochs=300", "optimizer.lr=0.003")
+CRITEO = ("data=criteo", "trainer.max_epochs=300")
 TOWER = ("model.hidden=[128,64]", "model.l2_net=1e-3")
 CASES = (
     Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0)),
@@ -78,7 +78,7 @@ CASES = (
         (2.5, 3.0, 4.0),
         biases=("model.l2_bias=1.5", "model.l2_power=1"),
     ),
-    Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm"), "logloss", (30.0, 100.0, 300.0)),
+    Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm", "optimizer.lr=0.003"), "logloss", (30.0, 100.0, 300.0)),
     Case("criteo-deepfm", "Criteo, DeepFM", (*CRITEO, "model=deepfm", *TOWER), "logloss", (30.0, 100.0, 300.0)),
 )
 
