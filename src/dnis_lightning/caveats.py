@@ -69,25 +69,22 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
 
 
-def unfinished(rows: Iterable[Mapping[str, Any]], trainings: Iterable[str], metric: str) -> Iterator[str]:
-    """Trainings that were still getting better when their epochs were over, or that were slow to get there.
+def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) -> Iterator[str]:
+    """A training that was still getting better when its epochs were over, or that was slow to get there.
 
-    rows: of `metrics.csv`. trainings: their names there. metric: the one that decides, without its split.
+    rows: of `metrics.csv`. training: its name there. metric: the one that decides, without its split.
     """
-    rows = list(rows)
-    for name in trainings:
-        own = [row for row in rows if row["phase"] == name]
-        costs = [cost(metric, row.get(f"select/{metric}")) for row in own]
-        first = sum(row["lr"] == own[0]["lr"] for row in own)
-        better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
-        steady = better >= _STEADY * (first - 1)
-        if len(own) > 1 and first == len(own) and costs[-1] == min(costs):
-            yield (
-                f"{name}: select was at its best in the last of {first} epochs; take more epochs "
-                "(trainer.max_epochs), or an optimizer.lr three times as large"
-            )
-        elif first >= SLOW and steady:
-            yield (
-                f"{name}: select got better, little by little, for {first} epochs; take an optimizer.lr three times as "
-                "large, which gets there sooner, and on sparse data further"
-            )
+    own = [row for row in rows if row["phase"] == training]
+    costs = [cost(metric, row.get(f"select/{metric}")) for row in own]
+    first = sum(row["lr"] == own[0]["lr"] for row in own)
+    better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
+    if len(own) > 1 and first == len(own) and costs[-1] == min(costs):
+        yield (
+            f"{training}: select was at its best in the last of {first} epochs; take more epochs (trainer.max_epochs, "
+            "or search.fit_epochs where that is set), or an optimizer.lr three times as large"
+        )
+    elif first >= SLOW and better >= _STEADY * (first - 1):
+        yield (
+            f"{training}: select got better, little by little, for {first} epochs; take an optimizer.lr three times as "
+            "large, which gets there sooner, and on sparse data further"
+        )

@@ -213,11 +213,12 @@ class Run:
     ) -> list[str]:
         """What the numbers are to be read with, told here, too."""
         monitor, score, budgets = self.task.monitor, self._score, build.budgets(self.settings)
-        plain = [phase for phase in self.chosen.phases if phase.gate_step is None and phase.plateau]
-        trainings = [f"{self.chosen.name}/{phase.name}" for phase in plain]
+        last = self.chosen.phases[-1]
+        plain = last.plateau and last.gate_step is None  # that before a search need not come to an end
+        rows = self.journal.history.get("rows", []) if plain else []
         l2, against = self.settings.model.l2, f"select/{monitor}"
         found = [
-            *caveats.unfinished(self.journal.history.get("rows", []), trainings, monitor),
+            *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", monitor),
             *caveats.no_better_than_biases(unpruned, cuts, biases, score, against, l2),
             *caveats.beyond_their_loss(unpruned, cuts, budgets, score),
             *caveats.beyond_their_size(cuts, budgets, whole),
