@@ -68,12 +68,13 @@ def test_a_training_that_ends_at_its_best_is_warned_of() -> None:
     assert not told_of([*FALLING[:20], 2.0], 21), "it had stopped to get better"
     assert not told_of(FALLING[:20], 15), "the learning rate had fallen"
     assert not told_of([1.0], 1), "one epoch has none before it"
+    assert not told_of([1.0] * 20, 20), "no epoch was better than another"
     assert not told_of([], 0), "its rows are in another folder"
 
 
 def test_a_training_that_is_slow_is_warned_of() -> None:
     (warning,) = told_of(FALLING, SLOW)
-    assert warning.startswith(f"uniform/fit: select got better, little by little, for {SLOW} epochs; take an optimizer")
+    assert warning.startswith(f"uniform/fit: select got better, little by little, for {SLOW} epochs; compare with an")
     assert not told_of(FALLING, SLOW - 1)
     assert not told_of([value + (0.5 if epoch % 4 == 0 else 0) for epoch, value in enumerate(FALLING)], SLOW), "noise"
 

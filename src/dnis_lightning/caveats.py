@@ -19,7 +19,7 @@ Score = Callable[[Mapping[str, float | None]], float]
 """What tables are compared by, smaller is better."""
 
 SLOW = 100
-"""Epochs at the first learning rate, all with a better select metric but a few, after which it was too small."""
+"""Epochs after which a learning rate that is still the first one, nearly each epoch better, looks too small."""
 _STEADY = 0.9
 """Share of those with a better one than the epoch before."""
 
@@ -78,13 +78,13 @@ def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) ->
     costs = [cost(metric, row.get(f"select/{metric}")) for row in own]
     first = sum(row["lr"] == own[0]["lr"] for row in own)
     better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
-    if len(own) > 1 and first == len(own) and costs[-1] == min(costs):
+    if len(own) > 1 and first == len(own) and costs[-1] < min(costs[:-1]):
         yield (
             f"{training}: select was at its best in the last of {first} epochs; take more epochs (trainer.max_epochs, "
-            "or search.fit_epochs where that is set), or an optimizer.lr three times as large"
+            "or search.fit_epochs where that is set)"
         )
     elif first >= SLOW and better >= _STEADY * (first - 1):
         yield (
-            f"{training}: select got better, little by little, for {first} epochs; take an optimizer.lr three times as "
-            "large, which gets there sooner, and on sparse data further"
+            f"{training}: select got better, little by little, for {first} epochs; compare with an optimizer.lr three "
+            "times as large, which gets there sooner, and where features are rare maybe further"
         )

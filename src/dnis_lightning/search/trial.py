@@ -24,8 +24,8 @@ class Stopping:
     least_lr: also stop when the plateau schedule has lowered the learning rate to this, 0 = never.
     best: False for the weights of the last epoch instead of the best. start_counts: the weights that the phase starts
     with, if their metric is known, are as good as those of an epoch: where none is better, the phase ends with them.
-    give_up: then also stop when no epoch that counts was better, and this one is worse by more than this share of the
-    metric, 0 = never.
+    give_up: needs start_counts; from least_epochs on also stop when no epoch that counts was better than the start, and
+    this one is worse than that by more than this share of the metric, 0 = never.
     """
 
     max_epochs: int

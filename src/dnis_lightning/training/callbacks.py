@@ -65,13 +65,18 @@ class BestWeights(L.Callback):
         stale = self.epochs - self.best_epoch >= stopping.patience
         floor = max(stopping.least_lr, module.least_learning_rate)
         at_the_floor = module.learning_rate <= floor * (1 + 1e-9)  # 1e-3 lowered thrice by 0.1 is 1.0000000000000002e-6
-        return self.epochs >= stopping.least_epochs and (stale or at_the_floor or self._hopeless(value))
+        return self.epochs >= stopping.least_epochs and (stale or at_the_floor or self._far_behind_its_start(value))
 
-    def _hopeless(self, value: float) -> bool:
-        """Whether a phase whose start counts is far behind it, and never was ahead."""
-        if not (self.stopping.give_up and math.isfinite(self.start)) or self.best_epoch:
+    def _far_behind_its_start(self, value: float) -> bool:
+        """Whether a phase whose start counts is given up: no epoch was better, and this is far worse."""
+        share = self.stopping.give_up
+        if not (share and math.isfinite(self.start)) or self.best_epoch:
             return False
-        return self._cost(value) > worse_by(self._cost(self.start), self.stopping.give_up)
+        behind = self._cost(value) > worse_by(self._cost(self.start), share)
+        if behind:
+            told = (self.monitor, value, self.epochs, 100 * share, self.start)
+            log.info("%s is %.5f after %d epochs, more than %g %% behind the start, %.5f: given up", *told)
+        return behind
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and epoch so far."""
