@@ -11,10 +11,6 @@ from dnis_lightning.search.budget import parse_budget
 from tests.command import TINY, dnis, result_of
 
 
-def score(metrics: Any) -> float:
-    return float(metrics["select/mse"])
-
-
 def table(mse: float, name: str = "") -> dict[str, Any]:
     return {"budget": name, "metrics": {"select/mse": mse}}
 
@@ -22,7 +18,7 @@ def table(mse: float, name: str = "") -> dict[str, Any]:
 def test_tables_that_are_no_better_than_none_are_named() -> None:
     def told(whole: float, cut: float, l2: float) -> list[str]:
         biases = table(0.85693)
-        return list(no_better_than_biases(table(whole), [table(cut, "10%")], biases, score, "select/mse", l2))
+        return list(no_better_than_biases(table(whole), [table(cut, "10%")], biases, "mse", l2))
 
     (warning,) = told(0.9, 0.85693, 1.5)
     found, _, advice = warning.partition("; ")
@@ -30,7 +26,7 @@ def test_tables_that_are_no_better_than_none_are_named() -> None:
     assert advice.startswith("take a model.l2 a few times as large as 1.5 where the table is overfitted")
     assert "): 10%; take a model.l2 above 0, or search.base_dim=0" in told(0.8, 0.9, 0.0)[0]
     assert not told(0.8, 0.8, 0.0)
-    assert not list(no_better_than_biases(table(9), [], None, score, "select/mse", 0.0)), "where there are no biases"
+    assert not list(no_better_than_biases(table(9), [], None, "mse", 0.0)), "where there are no biases"
 
 
 def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
@@ -44,7 +40,7 @@ def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
 def test_a_cut_that_is_beyond_its_loss_is_warned_of() -> None:
     names = ("loss:1%", "loss:5%", "10%")
     cuts = [table(1.02, name) for name in names]
-    (warning,) = beyond_their_loss(table(1.0), cuts, map(parse_budget, names), score)
+    (warning,) = beyond_their_loss(table(1.0), cuts, map(parse_budget, names), "mse")
     assert warning.startswith("loss:1%: no table was found within that loss; take a larger one")
 
 

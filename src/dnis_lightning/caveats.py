@@ -1,22 +1,20 @@
 """What the numbers of a run are to be read with, beside what its search says of itself: sentences for its result.
 
-Each says what was found and, behind the first semicolon, what to do.
+Each says what was found and, behind the first semicolon, what to do. metric: the one that decides, without its split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from dnis_lightning.measures import cost, worse_by
+from dnis_lightning.measures import cost_on_select, worse_by
 from dnis_lightning.search.budget import Budget
 
 Facts = Mapping[str, Any]
 """What a result says of a table: `metrics`, and of a cut `budget`, `kept` and `bytes`, too."""
-Score = Callable[[Mapping[str, float | None]], float]
-"""What tables are compared by, smaller is better."""
 
 SLOW = 100
 """Epochs after which a learning rate that is still the first one, nearly each epoch better, looks too small."""
@@ -25,14 +23,14 @@ _STEADY = 0.9
 
 
 def no_better_than_biases(
-    uncut: Facts, cuts: Iterable[Facts], biases: Facts | None, score: Score, monitor: str, l2: float
+    uncut: Facts, cuts: Iterable[Facts], biases: Facts | None, metric: str, l2: float
 ) -> Iterator[str]:
-    """Tables that are no better on select than none, biases alone. monitor: as `select/mse`; l2: that of the rows."""
+    """Tables that are no better on select than none, biases alone. l2: that of the rows."""
     if biases is None:
         return
     models = {"the whole table": uncut} | {cut["budget"]: cut for cut in cuts}
-    least = score(biases["metrics"])
-    poor = [name for name, facts in models.items() if score(facts["metrics"]) >= least]
+    least = cost_on_select(metric, biases["metrics"])
+    poor = [name for name, facts in models.items() if cost_on_select(metric, facts["metrics"]) >= least]
     other = (
         f"a model.l2 a few times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to "
         "nothing"
@@ -40,18 +38,19 @@ def no_better_than_biases(
         else "a model.l2 above 0"
     )
     if poor:
+        monitor = f"select/{metric}"
         yield (
             f"no better on select than biases alone ({monitor} {biases['metrics'][monitor]:.5f}): {', '.join(poor)}; "
             f"take {other}, or search.base_dim=0, which has no table"
         )
 
 
-def beyond_their_loss(uncut: Facts, cuts: Iterable[Facts], budgets: Iterable[Budget], score: Score) -> Iterator[str]:
+def beyond_their_loss(uncut: Facts, cuts: Iterable[Facts], budgets: Iterable[Budget], metric: str) -> Iterator[str]:
     """Cuts to a loss that no table was found to be within."""
-    best = score(uncut["metrics"])
+    best = cost_on_select(metric, uncut["metrics"])
     most = {budget.name: worse_by(best, budget.loss) for budget in budgets if budget.loss is not None}
     for cut in cuts:
-        if score(cut["metrics"]) > most.get(cut["budget"], math.inf):
+        if cost_on_select(metric, cut["metrics"]) > most.get(cut["budget"], math.inf):
             yield (
                 f"{cut['budget']}: no table was found within that loss; take a larger one, or prune.schedule=one_shot, "
                 "which starts from what is known to be within it"
@@ -72,10 +71,10 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
 def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) -> Iterator[str]:
     """A training that was still getting better when its epochs were over, or that was slow to get there.
 
-    rows: of `metrics.csv`. training: its name there. metric: the one that decides, without its split.
+    rows: of `metrics.csv`. training: its name there.
     """
     own = [row for row in rows if row["phase"] == training]
-    costs = [cost(metric, row.get(f"select/{metric}")) for row in own]
+    costs = [cost_on_select(metric, row) for row in own]
     first = sum(row["lr"] == own[0]["lr"] for row in own)
     better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
     if len(own) > 1 and first == len(own) and costs[-1] < min(costs[:-1]):

@@ -212,15 +212,14 @@ class Run:
         self, biases: dict[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]], whole: int
     ) -> list[str]:
         """What the numbers are to be read with, told here, too."""
-        monitor, score, budgets = self.task.monitor, self._score, build.budgets(self.settings)
+        metric, budgets = self.task.monitor, build.budgets(self.settings)
         last = self.chosen.phases[-1]
         plain = last.plateau and last.gate_step is None  # that before a search need not come to an end
         rows = self.journal.history.get("rows", []) if plain else []
-        l2, against = self.settings.model.l2, f"select/{monitor}"
         found = [
-            *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", monitor),
-            *caveats.no_better_than_biases(unpruned, cuts, biases, score, against, l2),
-            *caveats.beyond_their_loss(unpruned, cuts, budgets, score),
+            *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", metric),
+            *caveats.no_better_than_biases(unpruned, cuts, biases, metric, self.settings.model.l2),
+            *caveats.beyond_their_loss(unpruned, cuts, budgets, metric),
             *caveats.beyond_their_size(cuts, budgets, whole),
         ]
         for caveat in found:
