@@ -1,4 +1,4 @@
-"""Test metric against real bytes, for 22 contenders: all methods but grid search and NIS: `make frontier`.
+"""Test metric against real bytes, for 28 contenders: all methods but grid search and NIS: `make frontier`.
 
     python -m benchmarks.frontier                              # everything; hours
     python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
@@ -7,7 +7,8 @@
 
 Budgets are shares of the bytes of the plain table with K = 64. Plain tables of every width are there with three L2
 each; all other methods start from K = 64, and have the L2 that is best there. For each method and budget the seed's
-table that is best on select counts, of those that fit; its test metric is given, as mean ± standard deviation over the
+table that is best on select counts, of those that fit (so random search and MDE
+are run from several widths on); its test metric is given, as mean ± standard deviation over the
 seeds. Split, epochs, stopping and fine-tuning are the same for all, tables that are not cut included. Finished runs are
 passed over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data. Those of other defaults
 count, too: empty outputs/frontier after an update.
@@ -84,8 +85,8 @@ CASES = (
 
 
 METHODS = {
-    **dict.fromkeys(("mde_64", "mde_32", "mde_16", "mde_8"), "MDE"),
-    "random": "random",
+    **{f"mde_{width}": "MDE" for width in (64, 32, 16, 8, 4, 2)},
+    **dict.fromkeys(("random", "random_25", "random_12", "random_6", "random_2"), "random"),
     **{f"magnitude_{schedule}": f"magnitude {schedule}" for schedule in ("one_shot", "iterative", "gradual")},
     "pep": "PEP",
     "turned": "turned axes alone",

@@ -147,6 +147,7 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
         (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
         (["contender=uniform_8", "search.base_dim=16"], "search.base_dim: contender=uniform_8 has a width of its own"),
+        (["contender=random_6", "search.base_dim=16"], "search.base_dim: contender=random_6 has a width of its own"),
         (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
         (
             ["optimizer.plateau_floor=0.1", "optimizer.plateau_patience=null"],
@@ -367,9 +368,13 @@ def test_a_frontier_has_every_method_at_every_size_and_trains_them_alike() -> No
     assert swept("frontier") == {"contender": "glob(*)", "seed": "0,1,2"}
     given = ("experiment=frontier", "data=movielens-100k", "model=mf")
     found = {name: check_config(composed(*given, f"contender={name}")) for name in options("contender")}
-    plain = {one.search.base_dim for name, one in found.items() if name.startswith("uniform")}
-    assert plain == {0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64}
-    assert {one.search.base_dim for name, one in found.items() if not name.startswith("uniform")} == {64}
+    narrow = {name: one.search.base_dim for name, one in found.items() if one.search.base_dim != 64}
+    assert narrow == {
+        **{f"uniform_{width}": width for width in (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)},
+        **{f"random_{width}": width for width in (2, 6, 12, 25)},
+    }
+    widest = {name: max(one.search.method["base_dims"]) * 64 for name, one in found.items() if one.search.name == "mde"}
+    assert widest == {f"mde_{width}": width for width in (2, 4, 8, 16, 32, 64)}
     cuts = {(one.search.name, one.prune.by, one.prune.schedule) for one in found.values() if one.search.budget}
     magnitude = {("none", "elements", schedule) for schedule in ("one_shot", "iterative", "gradual")}
     turned = {("none", "prefix", "one_shot"), ("dnis", "best", "one_shot")}

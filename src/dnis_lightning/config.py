@@ -262,7 +262,7 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         yield "search.rates: search.budget is set and takes its place; give one of the two"
     if "search.blocks" in given and OmegaConf.is_list(config.search.get("blocking")):
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
-    plain = [word[1] for word in words if word[0] == "contender" and word[-1].startswith("uniform_")]
+    plain = [word[1] for word in words if word[0] == "contender" and re.fullmatch(r"(uniform|random)_\d+", word[-1])]
     if plain and "search.base_dim" in given:
         yield f"search.base_dim: contender={plain[0]} has a width of its own; leave one of the two out"
     if "model.l2_bias" in given and not config.model.get("first_order", True):
