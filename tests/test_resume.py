@@ -104,6 +104,11 @@ def test_a_run_on_other_data_or_with_an_edited_configuration_is_another_run(tmp_
     text = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(text.replace("max_epochs: 2", "max_epochs: 3"))
     assert dnis(tmp_path, f"resume={other}").returncode == 1
+    (other / "config.yaml").write_text(text.replace("    patience:", "    old_name:"))
+    done = dnis(tmp_path, f"resume={other}")
+    assert done.returncode == 1
+    assert "search.method.patience: " in done.stderr
+    assert "if another version of dnis-lightning wrote it, go on with that version, or start again" in done.stderr
 
 
 def test_two_processes_do_not_go_on_in_one_run(tmp_path: Path) -> None:

@@ -136,7 +136,10 @@ def job(config: DictConfig, command: str) -> float | None:
     if many:  # a sweep over options may set keys that only some of them read
         for sentence in (*unread_keys(config, overrides), *idle_keys(config, overrides)):
             print(f"warning: {sentence}", file=sys.stderr)
-    settings = check_config(config, () if many else overrides)
+    try:
+        settings = check_config(config, () if many else overrides)
+    except ConfigError as fault:
+        raise ConfigError(f"{fault}{_of_another_version(config.resume)}") from fault
     if many:
         refuse_processes(settings.trainer.devices)
     sweep = Path(hydra_config.sweep.dir).name if many else None
@@ -225,6 +228,16 @@ def _to_resume(folder: Path, given: str, overrides: list[str]) -> DictConfig:
         config.resume = given
         config.merge_with_dotlist([override for override in overrides if override.startswith(_MAY_MOVE)])
     return config
+
+
+def _of_another_version(resume: str | None) -> str:
+    """What else is to be said where a configuration cannot be run, if it is that of a run to go on with."""
+    if resume in (None, "auto"):
+        return ""
+    return (
+        f"\nresume={resume}: that is what its config.yaml says; if another version of dnis-lightning wrote it, go on "
+        "with that version, or start again without resume="
+    )
 
 
 def _kind(settings: Settings) -> str:
