@@ -143,6 +143,19 @@ def test_a_run_holds_its_tables_against_biases(tmp_path: Path) -> None:
     assert re.search(r"(?m)^biases alone +0 ", done.stderr), "beside the others in the table"
 
 
+@pytest.mark.parametrize(("given", "chosen"), [("model.l2_bias=300", (3, 1)), ("model.l2_bias=0.02", (0.02, 0))])
+def test_biases_alone_may_have_another_l2_than_beside_a_table(
+    given: str, chosen: tuple[float, float], tmp_path: Path
+) -> None:
+    _, result = result_of(dnis(tmp_path, *TINY, "search=none", given))
+    biases = result["biases"]
+    assert (biases["l2_bias"], biases["l2_power"]) == chosen
+    _, plain = result_of(
+        dnis(tmp_path, *TINY, "search=none", f"model.l2_bias={chosen[0]}", f"model.l2_power={chosen[1]}")
+    )
+    assert plain["biases"]["metrics"]["select/mse"] == pytest.approx(biases["metrics"]["select/mse"], abs=1e-6)
+
+
 @pytest.mark.parametrize("argument", ["search.against_biases=false", "model=gmf", "search.base_dim=0"])
 def test_where_there_is_nothing_to_hold_against_nothing_is_fitted(argument: str, tmp_path: Path) -> None:
     _, result = result_of(dnis(tmp_path, *TINY, "search=none", argument))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _ITERATIONS, _PATIENCE = 100, 3  # of L-BFGS at most; without a better select metric before it ends
 _MEMORY = 5  # steps of which L-BFGS knows the curvature
+_PRIOR = 3.0
+"""L2 of terms that are tried beside the model's own; of ratings the variance of the noise by that of biases."""
 _CELLS_AT_ONCE = 1 << 23  # rows times columns of a batch
 _Point = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -36,21 +38,46 @@ class NoInteraction(nn.Module):
 
 
 def biases_alone(
-    evaluation: Evaluation, space: FeatureSpace, start: float | None, objective: Objective
+    evaluation: Evaluation, space: FeatureSpace, start: float | None, objective: Objective, power: float
 ) -> dict[str, Any]:
-    """The best model without a table, for `result.json`: metrics on select and test, and the seconds that it took.
+    """The best model without a table, for `result.json`: metrics on select and test, L2 of its terms, and the seconds.
 
-    start: of the global bias, None where there is none. The terms descend the objective over all rows of train and
-    search at once, and are those of the iteration that was best on select.
+    start: of the global bias, None where there is none. power: p of the objective's L2. The terms descend the objective
+    over all rows of train and search at once, and are those of the iteration that was best on select. The L2 of biases
+    beside a table need not suit biases alone, so a normal prior, p = 1, is tried, too; select chooses.
     """
     began, prepared = time.perf_counter(), evaluation.prepared
     monitor = evaluation.task.monitor
-    model = Recommender(space, NoInteraction(), dims=0, global_bias=start)
     files = [prepared.parts[part] for part in prepared.split.weight_parts]
     batches = Loader(files, batch_size=max(_CELLS_AT_ONCE // max(files[0].layout.width, 1), 1), shuffle=False)
     log.info("biases alone: first-order terms by L-BFGS over %d rows", batches.rows)
     often = torch.tensor(prepared.vocabulary.frequency, dtype=torch.float32).clamp(min=1)
-    found: dict[str, float] = {}
+    best: tuple[dict[str, float], dict[str, float], Recommender] | None = None
+    for l2, tried in _with_priors(objective, power, often):
+        model = Recommender(space, NoInteraction(), dims=0, global_bias=start)
+        found = _fitted(model, tried, batches, (prepared.rows["train"] / often) ** 0.25, evaluation)
+        if best is None or cost_on_select(monitor, found) < cost_on_select(monitor, best[0]):
+            best = found, l2, model
+    assert best is not None, "the objective itself is tried"
+    found, l2, model = best
+    told = (monitor, found[f"select/{monitor}"], l2["l2_bias"], l2["l2_power"])
+    log.info("biases alone: select/%s %.5f, with an L2 of %g ÷ frequency^%g", *told)
+    return {"metrics": {**found, **evaluation.test(model).metrics}, **l2, "seconds": time.perf_counter() - began}
+
+
+def _with_priors(objective: Objective, power: float, often: Tensor) -> Iterator[tuple[dict[str, float], Objective]]:
+    """The objective, and where its L2 is no normal prior one that has that, each with what its L2 is called."""
+    yield {"l2_bias": objective.l2_bias, "l2_power": power}, objective
+    if power != 1:
+        prior = Objective(objective.task, objective.l2, _PRIOR, objective.l2_net, 1 / often)
+        yield {"l2_bias": _PRIOR, "l2_power": 1.0}, prior
+
+
+def _fitted(
+    model: Recommender, objective: Objective, batches: Loader, scale: Tensor, evaluation: Evaluation
+) -> dict[str, float]:
+    """The metrics on select of a model, which is fitted."""
+    monitor, found = evaluation.task.monitor, dict[str, float]()
 
     def is_better() -> bool:
         nonlocal found
@@ -59,9 +86,8 @@ def biases_alone(
         found = metrics if better else found
         return better
 
-    fit(model, objective, batches, (prepared.rows["train"] / often) ** 0.25, is_better)
-    log.info("biases alone: select/%s %.5f", monitor, found[f"select/{monitor}"])
-    return {"metrics": {**found, **evaluation.test(model).metrics}, "seconds": time.perf_counter() - began}
+    fit(model, objective, batches, scale, is_better)
+    return found
 
 
 def fit(

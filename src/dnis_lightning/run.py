@@ -206,7 +206,8 @@ class Run:
         search, only = self.settings.search, self.settings.search.trial is not None
         if only or not (search.against_biases and search.base_dim and self.blueprint.first_order) or self.feedback:
             return None
-        return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective)
+        power = self.settings.model.l2_power
+        return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective, power)
 
     def _caveats(
         self, biases: dict[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]], whole: int
