@@ -1,4 +1,4 @@
-"""Test metric against real bytes, for 28 contenders: all methods but grid search and NIS: `make frontier`.
+"""Test metric against real bytes, for 29 contenders: all methods but grid search and NIS: `make frontier`.
 
     python -m benchmarks.frontier                              # everything; hours
     python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import TWEETS, Row, cell, finished, refuse_absent, sweep
+from benchmarks.runs import TUNED_TWEETS, Row, cell, finished, refuse_absent, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -54,14 +54,7 @@ class Case:
     biases: tuple[str, ...] = ()
 
 
-MT = (
-    *TWEETS,
-    "data.batch_size=1024",
-    "trainer.max_epochs=300",
-    "optimizer.lr=0.003",
-    "data.default_l2_bias=0.4",
-    "data.default_l2_per_std=false",
-)
+MT = (*TUNED_TWEETS, "trainer.max_epochs=300")
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")
@@ -79,7 +72,7 @@ CASES = (
         (2.5, 3.0, 4.0),
         biases=("model.l2_bias=1.5", "model.l2_power=1"),
     ),
-    Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm", "optimizer.lr=0.003"), "logloss", (30.0, 100.0, 300.0)),
+    Case("criteo-fm", "Criteo, FM", (*CRITEO, "model=fm"), "logloss", (30.0, 100.0, 300.0)),
     Case("criteo-deepfm", "Criteo, DeepFM", (*CRITEO, "model=deepfm", *TOWER), "logloss", (30.0, 100.0, 300.0)),
 )
 
@@ -90,6 +83,7 @@ METHODS = {
     **{f"magnitude_{schedule}": f"magnitude {schedule}" for schedule in ("one_shot", "iterative", "gradual")},
     "pep": "PEP",
     "turned": "turned axes alone",
+    "unsearched": "DNIS without its search",
     "dnis": "DNIS",
 }
 """What the contenders beside plain tables are called."""
@@ -204,7 +198,8 @@ def _label(config: Mapping[str, Any]) -> str:
         return {"mde": "MDE", "random": "random", "pep": "PEP", "dnis": "DNIS"}[search["name"]]
     if not search["budget"]:
         return "uniform"
-    return "turned axes alone" if prune["by"] == "prefix" else f"magnitude {prune['schedule']}"
+    cut_by = {"prefix": METHODS["turned"], "best": METHODS["unsearched"]}
+    return cut_by.get(prune["by"], f"magnitude {prune['schedule']}")
 
 
 def _draw(case: Case) -> None:

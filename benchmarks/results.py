@@ -114,7 +114,7 @@ def main() -> None:
 
 def _sweep(table: Table, row: Row) -> None:
     # what was the default when the tables were made
-    then = ("optimizer.catch_up=true", "optimizer.plateau_floor=0", "prune=elements")
+    then = ("optimizer.catch_up=true", "optimizer.lr=0.001", "optimizer.plateau_floor=0", "prune=elements")
     arguments = [*table.shared, *row.arguments, *then, f"seed={','.join(map(str, SEEDS))}"]
     if sweep([*arguments, f"output_dir={_folder(table, row)}", "hydra/launcher=joblib"]):
         sys.exit(1)

@@ -31,6 +31,9 @@ TWEETS = (
     "data.separator='::'",
 )
 
+TUNED_TWEETS = (*TWEETS, "data.batch_size=1024", "data.default_l2_bias=0.4", "data.default_l2_per_std=false")
+"""With biases whose L2 was chosen at K = 64, as that of rows was: 3."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -317,7 +317,10 @@ MISTAKES = {
         ["search.base_dim=-1"],
         r"search\.base_dim: it should be greater than or equal to 0, got -1",
     ),
-    "text for a number": (["optimizer.lr=fast"], r"optimizer\.(node\.)?lr: it should be a valid number, got 'fast'"),
+    "text for a number": (
+        ["optimizer.lr=fast"],
+        r"optimizer\.lr: it should be 'auto' or should be a valid number, got 'fast'",
+    ),
     "no value": (["data.batch_size=???"], r"data\.batch_size: no value; write data\.batch_size=\.\.\."),
     "wrong choice": (["search.gates_optimizer=lion"], r"should be 'sgd' or 'adam', got 'lion'"),
     "rate below one": (["search.rates=[0.5]"], r"search\.rates.*greater than or equal to 1, got 0\.5"),

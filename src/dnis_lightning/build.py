@@ -39,6 +39,11 @@ from dnis_lightning.training.fit_module import WeightStep
 
 log = logging.getLogger(__name__)
 
+LEARNING_RATE = 0.001
+_FOR_RARE_FEATURES = 0.003
+_OFTEN = 30
+"""Times that a feature occurs in train: where most do so, `LEARNING_RATE` is the rate of `optimizer.lr=auto`."""
+
 
 def prepare_data(settings: Settings, source: Source | None = None) -> Prepared:
     """Encode or open the data, its split, its vocabulary and the rows of its parts; says what a table is taken for.
@@ -157,11 +162,23 @@ def l2_of_rows(settings: Settings, prepared: Prepared) -> float:
     return model.l2 * (prepared.label_std if model.l2_per_std and model.l2 else 1.0)
 
 
-def weight_step(settings: Settings) -> WeightStep:
-    """How the weights move."""
+def learning_rate(settings: Settings, prepared: Prepared) -> float:
+    """The step of the weights at first: `optimizer.lr`, or where that is auto one that suits most features.
+
+    Adam by row moves a row by about the rate at each occurrence of its feature, however far it has to go. So where most
+    occur seldom, a small one creeps (docs/results.md, "The learning rate").
+    """
+    if settings.optimizer.lr != "auto":
+        return settings.optimizer.lr
+    often = prepared.vocabulary.frequency
+    return LEARNING_RATE if np.median(often[often > 0]) >= _OFTEN else _FOR_RARE_FEATURES
+
+
+def weight_step(settings: Settings, learning_rate: float) -> WeightStep:
+    """How the weights move, from this learning rate on, unless the optimizer's node has one of its own."""
     chosen = settings.optimizer
     return WeightStep(
-        instantiate(chosen.node),
+        instantiate({"lr": learning_rate} | chosen.node),
         chosen.clip_norm,
         chosen.plateau_factor,
         chosen.plateau_patience,

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 
 from dnis_lightning.blueprint import Blueprint, build_interaction, construct
-from dnis_lightning.build import budgets, cut_names, make_blueprint, make_feedback, make_task, shipping, weight_step
+from dnis_lightning.build import (
+    LEARNING_RATE,
+    budgets,
+    cut_names,
+    make_blueprint,
+    make_feedback,
+    make_task,
+    shipping,
+    weight_step,
+)
 from dnis_lightning.data.interactions import user_column
 from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
@@ -55,7 +64,7 @@ def check_method(settings: Settings) -> None:
         user_column(source.name, source.fields, source.user_field)
     build_interaction(settings.model.interaction, fields=len(source.fields), dims=settings.search.base_dim)
     try:
-        optimizer = weight_step(settings).optimizer([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = weight_step(settings, LEARNING_RATE).optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as fault:
         raise ConfigError(f"optimizer: {settings.optimizer.node['_target_']} does not take this ({fault})") from fault
     if settings.optimizer.by_row and not isinstance(optimizer, LazyAdam):

@@ -57,6 +57,8 @@ class Run:
         self.objective = build.make_objective(self.settings, self.prepared)
         self.feedback = build.make_feedback(self.settings, self.prepared)
         log.info("L2 %g on rows, %g on first-order terms, %s", *_l2_told(self.objective, self.settings))
+        self.learning_rate = build.learning_rate(self.settings, self.prepared)
+        log.info("learning rate %g at first", self.learning_rate)
         self.evaluation = build.make_evaluation(self.settings, self.prepared, self.task, self.feedback)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
@@ -68,7 +70,7 @@ class Run:
         self.phases = PhaseRunner(
             self.prepared,
             self.objective,
-            build.weight_step(self.settings),
+            build.weight_step(self.settings, self.learning_rate),
             _trainer_options(self.settings),
             self.journal,
             batch_size=self.settings.data.batch_size,
@@ -215,7 +217,7 @@ class Run:
         """What the numbers are to be read with, told here, too."""
         metric, budgets = self.task.monitor, build.budgets(self.settings)
         last = self.chosen.phases[-1]
-        plain = last.plateau and last.gate_step is None  # that before a search need not come to an end
+        plain = last.plateau and last.gate_step is None  # one before a search need not have come to its end
         rows = self.journal.history.get("rows", []) if plain else []
         found = [
             *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", metric),
@@ -228,7 +230,10 @@ class Run:
         return found
 
     def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
-        """The one look at the test rows, after every choice is made; a job of a single trial takes none."""
+        """Adds test metrics to `unpruned` and `cuts`, after every choice is made; returns who pays.
+
+        It is the one look at the test rows; a job of a single trial takes none.
+        """
         if self.settings.search.trial is not None:
             return None
         all_ranks_here()
@@ -273,6 +278,7 @@ class Run:
         total = self.journal.seconds() + self.prepare_seconds
         return {
             **result.identity(self.settings, self.prepared, self.blueprint, self._queries()),
+            "learning_rate": self.learning_rate,
             "chosen_trial": self.chosen.name,
             "unpruned": unpruned,
             "pruned": cuts,

@@ -112,7 +112,7 @@ class PruneSettings(_Group):
 class OptimizerSettings(_Group):
     """Group `optimizer`."""
 
-    lr: Positive
+    lr: Literal["auto"] | Positive
     clip_norm: Positive | None
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Whole | None
