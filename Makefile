@@ -50,7 +50,7 @@ bench: install ## time training, search and loading on this machine (writes outp
 results: install ## the runs behind docs/results.md (an hour or more; DNIS_DATA names the folder of the raw data)
 	$(BIN)/python -m benchmarks.results $(ARGS)
 
-frontier: install ## test metric against bytes, for 28 contenders (hours; DNIS_DATA names the folder of the raw data)
+frontier: install ## test metric against bytes, for 29 contenders (hours; DNIS_DATA names the folder of the raw data)
 	$(BIN)/python -m benchmarks.frontier $(ARGS)
 
 ablation: install ## what each ingredient of the default recipe is worth (an hour; DNIS_DATA names the folder of the raw data)

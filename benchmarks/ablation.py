@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.runs import cell, launch, refuse_absent, results_in, slug, sweep
+from benchmarks.runs import TUNED_TWEETS, cell, launch, refuse_absent, results_in, slug, sweep
 from dnis_lightning.report.tables import paired
 
 OUTPUTS = Path("outputs/ablation")
@@ -31,14 +31,16 @@ CASES = {
     "movielens-100k-mf": (("data=movielens-100k", "model=mf"), 1.0),
     "movielens-100k-neumf": (("data=movielens-100k", "model=neumf"), 0.1),
     "movielens-1m-mf": (("data=movielens-1m", "model=mf"), 0.8),
+    "movietweetings-mf": ((*TUNED_TWEETS, "model=mf", "model.l2=3"), 3.0),
 }
-"""Data and model, and the L2 that they have by default."""
+"""Data and model, and the L2 that they have."""
 COUNTS = "search.start_counts=false"
 BUDGETS = "search.budget=[20%,10%,5%]"
 RECIPE = "the recipe"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     RECIPE: (),
     "no search: turned axes alone": ("search=none", "prune=prefix"),
+    "no search, cut as after one": ("search=none", "prune=best"),
     "gradient of the gates left out, penalty alone": ("search.epsilon=1e6",),
     "no penalty": ("search.penalty=0",),
     "penalty 0.3": ("search.penalty=0.3",),
