@@ -398,10 +398,13 @@ def _weights(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("wrong", [["--variant", "no such"], ["--only", "nothing"]])
-def test_an_ablation_names_what_it_knows(wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ablation_names_what_it_knows(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["ablation", "--table", *wrong])
     with pytest.raises(SystemExit):
         ablation.main()
+    assert f"argument {wrong[0]}: invalid choice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--methods", "DNIS,nothing"], ["--widths", "5"]])

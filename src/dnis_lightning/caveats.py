@@ -19,7 +19,7 @@ Facts = Mapping[str, Any]
 SLOW = 100
 """Epochs after which a learning rate that is still the first one, nearly each epoch better, looks too small."""
 _STEADY = 0.9
-"""Share of those with a better one than the epoch before."""
+"""Share of those epochs that are better than the one before, at least."""
 
 
 def no_better_than_biases(
@@ -75,15 +75,15 @@ def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) ->
     """
     own = [row for row in rows if row["phase"] == training]
     costs = [cost_on_select(metric, row) for row in own]
-    first = sum(row["lr"] == own[0]["lr"] for row in own)
-    better = sum(later < earlier for earlier, later in pairwise(costs[:first]))
-    if len(own) > 1 and first == len(own) and costs[-1] < min(costs[:-1]):
+    at_first = sum(row["lr"] == own[0]["lr"] for row in own)
+    gains = sum(later < earlier for earlier, later in pairwise(costs[:at_first]))
+    if len(own) > 1 and at_first == len(own) and costs[-1] < min(costs[:-1]):
         yield (
-            f"{training}: select was at its best in the last of {first} epochs; take more epochs (trainer.max_epochs, "
-            "or search.fit_epochs where that is set)"
+            f"{training}: select was at its best in the last of {at_first} epochs; take more epochs "
+            "(trainer.max_epochs, or search.fit_epochs where that is set)"
         )
-    elif first >= SLOW and better >= _STEADY * (first - 1):
+    elif at_first >= SLOW and gains >= _STEADY * (at_first - 1):
         yield (
-            f"{training}: select got better, little by little, for {first} epochs; compare with an optimizer.lr three "
-            "times as large, which gets there sooner, and where features are rare maybe further"
+            f"{training}: select got better, little by little, for {at_first} epochs; compare with an optimizer.lr "
+            "three times as large, which gets there sooner, and where features are rare maybe further"
         )

@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 RIVAL_MARGIN = 0.05
-"""Single entries are dropped where, before the last training, their metric is worse by more than this share."""
+"""Another way to cut is given up, untrained, where what it keeps is worse than that of the first by more than this."""
 WARM_START = "warm_start"
+"""What a model before its search is called, in `cut_from` and in the names of trainings."""
 LEAD = 0.01
 """The table before the search takes the place of what came of it where it is better on select by more than this."""
 NARROWED = 1.1
@@ -71,7 +72,10 @@ class _Way:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A model that was cut and trained, as it is shipped: its scheme, and what `result.json` says of it."""
+    """A model that was cut and trained: its table in fp32, and what `result.json` says of it as it is shipped.
+
+    model: for all but its table, which may have the values of the last type that was tried.
+    """
 
     model: Recommender
     scheme: Scheme
@@ -198,9 +202,9 @@ class Cutter:
         Where the first cut, which was within the loss before any training, is beyond it afterwards, as schedules that
         train anew or small numbers have it, it is doubled instead, to the whole table if need be.
         """
-        journal, whole = self.phases.journal, self.uncut.model()
-        most, entries = self._most(whole, loss), int(whole.table.kept().sum())
-        del whole
+        journal, unpruned = self.phases.journal, self.uncut.model()
+        most, entries = self._most(unpruned, loss), int(unpruned.table.kept().sum())
+        del unpruned
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
         def fits(facts: Mapping[str, Any]) -> bool:
@@ -260,7 +264,7 @@ class Cutter:
         metrics = self._trained_if_better(last, name, model, before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
-            scheme, metrics, lambda other: self._with_values(other, model), self.score
+            scheme, metrics, lambda other: self._evaluated_as(other, model), self.score
         )
         facts = result.scheme_size(scheme, self.whole, packed)
         facts |= {"by": chosen_by(model, pruning), "cut_from": way.uncut.name}
@@ -282,7 +286,7 @@ class Cutter:
         most = self._most(model, loss)
         return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
-    def _with_values(self, scheme: Scheme, model: Recommender) -> Metrics:
+    def _evaluated_as(self, scheme: Scheme, model: Recommender) -> Metrics:
         """The metrics of a model with the values of a scheme, which it has from now on."""
         model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
         return self.evaluate(model)

@@ -201,6 +201,14 @@ def test_rows_are_held_against_the_best_of_a_search_on_select(tmp_path: Path) ->
     assert line(other, "DNIS (unpruned)")["mse_difference"] == pytest.approx(-0.3)
 
 
+def test_a_row_with_a_seed_that_diverged_is_not_the_best(tmp_path: Path) -> None:
+    for seed in range(3):
+        diverged = rating(0.6, select=0.3) if seed else {"select/mse": None, "test/mse": None}
+        make_run(tmp_path, rating(0.7), seed=seed, pruned=[part(diverged, 500, budget="cr:2")])
+    (table,) = tables(tmp_path)
+    assert table.reference == {"mf": "DNIS (unpruned)"}
+
+
 def test_missing_seeds_are_counted_and_only_common_ones_paired(tmp_path: Path) -> None:
     seeds(tmp_path, [0.5, 0.6, 0.7, 0.9])
     for seed, value in ((1, 0.65), (2, 0.8), (3, 0.91), (7, 5.0)):

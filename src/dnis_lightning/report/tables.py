@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from dnis_lightning.measures import LEVEL, larger_is_better, monitor, reported
+from dnis_lightning.measures import LEVEL, cost, larger_is_better, monitor, reported
 from dnis_lightning.report import rows
 from dnis_lightning.report.metrics import model_rank
 from dnis_lightning.report.settle import USED, Settled
@@ -89,12 +90,11 @@ def metrics_of(runs: pd.DataFrame) -> tuple[str, ...]:
 def _references(runs: pd.DataFrame, against: str, metrics: tuple[str, ...], on: Split) -> Iterator[tuple[str, str]]:
     """For each model the row of a search with the best mean on select: of those with figures, if there are any."""
     decisive = monitor(runs["task"].iloc[0], metrics)
-    sign = -1 if larger_is_better(decisive) else 1
     for model, part in runs[runs["search"] == against].groupby("model"):
-        tested = part[values(part, f"{on}/{decisive}").notna()]
+        tested = part[values(part, f"{on}/{decisive}").notna().groupby(part["place"]).transform("any")]
         part = tested if len(tested) else part
-        means = (sign * values(part, f"select/{decisive}")).groupby(part["place"]).mean()
-        place = means.idxmin() if means.notna().any() else part["place"].min()
+        costs = values(part, f"select/{decisive}").map(partial(cost, decisive))  # infinite where training diverged
+        place = costs.groupby(part["place"]).mean().idxmin()
         yield str(model), part.loc[part["place"] == place, "row"].iloc[0]
 
 

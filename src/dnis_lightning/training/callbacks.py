@@ -69,7 +69,8 @@ class BestWeights(L.Callback):
 
     def _far_behind_its_start(self, value: float) -> bool:
         """Whether a phase whose start counts is given up: no epoch was better, and this is far worse."""
-        share = self.stopping.give_up  # a start whose metric is not known is infinitely bad, so none is behind it
+        share = self.stopping.give_up
+        # a start whose metric is not known is infinitely bad, so none is behind it
         behind = share > 0 and not self.best_epoch and self._cost(value) > worse_by(self._cost(self.start), share)
         if behind:
             told = (self.monitor, value, self.epochs, 100 * share, self.start)
