@@ -27,6 +27,9 @@ def test_tables_that_are_no_better_than_none_are_named() -> None:
     assert "): 10%; take a model.l2 above 0, or search.base_dim=0" in told(0.8, 0.9, 0.0)[0]
     assert not told(0.8, 0.8, 0.0)
     assert not list(no_better_than_biases(table(9), [], None, "mse", 0.0)), "where there are no biases"
+    assert (
+        told(0.8, 9.0, 1.5)[0].partition("; ")[2].startswith("take a smaller optimizer.lr, since training has diverged")
+    )
 
 
 def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
@@ -35,6 +38,17 @@ def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
     told = "its file has 2,001 bytes, more than that; take a larger budget"
     warnings = list(beyond_their_size(cuts, map(parse_budget, names), 1000))
     assert warnings == [f"1KiB: {told}", f"bytes:50%: {told}"]
+
+
+def test_what_keeps_more_than_nothing_is_told_by_what_was_asked_for() -> None:
+    names = ("1%", "loss:5%", "eps:10")
+    cuts = [{"budget": name, "kept": 0, "bytes": 8} for name in names]
+    told = [one.partition("; ")[2] for one in beyond_their_size(cuts, map(parse_budget, names[:2]), 1000)]
+    assert told == [
+        "take a larger budget",
+        "it is within that loss without one, and search.base_dim=0 has none",
+        "take a smaller threshold",
+    ]
 
 
 def test_a_cut_that_is_beyond_its_loss_is_warned_of() -> None:

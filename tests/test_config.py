@@ -147,6 +147,8 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
         (["search.blocks=3", "search.blocking=[5,-1]"], "search.blocks: the sizes in search.blocking give the number"),
         (["model.first_order=false", "model.l2_bias=0.1"], "model.l2_bias: there are no first-order terms"),
         (["contender=uniform_8", "search.base_dim=16"], "search.base_dim: contender=uniform_8 has a width of its own"),
+        (["search.give_up=0.1", "search.start_counts=false"], "search.give_up: nothing reads it with"),
+        (["search.base_dim=10000"], "search.base_dim: it should be less than or equal to 8192"),
         (["contender=random_6", "search.base_dim=16"], "search.base_dim: contender=random_6 has a width of its own"),
         (["search=grid", "prune.schedule=gradual"], "prune.schedule: nothing is cut; say to what, as search.rates=[2]"),
         (
@@ -201,7 +203,8 @@ def test_of_keys_that_are_chosen_from_only_the_chosen_one_is_read(override: str,
 
 def test_equal_budgets_are_cut_once_by_their_first_name() -> None:
     settings = check_config(
-        composed("search=dnis", "search.budget=[10%,25MiB,10.0%,cr:10,0.025GiB,25.0MiB,bytes:10%]"), []
+        composed("search=dnis", "search.budget=[10%,25MiB,10.0%,cr:10,0.025GiB,25.0MiB,bytes:10%,cr:10.0000000000001]"),
+        [],
     )
     assert cut_names(settings) == ["10%", "25MiB", "0.025GiB", "bytes:10%"]
 

@@ -125,6 +125,29 @@ def test_few_steps_an_epoch_are_told_with_a_batch_that_has_more(
     assert "too few" not in said[32].stderr
 
 
+@pytest.mark.parametrize(
+    ("factor", "offset", "code", "says"),
+    [
+        (1e20, 0, 1, r"data\.label: labels with a mean of .* are too large for single precision; divide them"),
+        (1e-20, 0, 0, "are too small for single precision; multiply them"),
+        (1, 1e7, 0, "lose what tells them apart in single precision; subtract a constant from them"),
+    ],
+)
+def test_labels_that_single_precision_cannot_hold(
+    factor: float, offset: float, code: int, says: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(1, 6, 600) * factor + offset
+    rows = zip(rng.integers(0, 20, 600), rng.integers(0, 20, 600), ratings, strict=True)
+    lines = "".join(f"u{user},i{item},{float(rating)!r}\n" for user, item, rating in rows)
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n" + lines)
+    done = dnis(tmp_path, *PLAIN, "model=mf", "data.task=rating", "data.path=ratings.csv", "data.label=rating")
+    assert done.returncode == code
+    assert re.search(says, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert code == 0 or not list((tmp_path / "outputs").glob("*/*"))
+
+
 def test_the_unit_of_ratings_does_not_matter(tmp_path: Path) -> None:
     """L2 of rows grows with the labels, so that ratings five times as large are learned as well."""
     rng = np.random.default_rng(0)

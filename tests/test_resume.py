@@ -210,6 +210,29 @@ def test_a_damaged_result_is_written_anew(tmp_path: Path) -> None:
     assert figures_of(result) == figures_of(whole)
 
 
+def test_what_a_killed_run_has_left_half_written_goes(tmp_path: Path) -> None:
+    folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
+    stale = [
+        folder / ".metrics.csv.abcdefgh",
+        folder / "figures" / ".gates.png.12345678",
+        folder / "embedding" / ".a.12345678",
+    ]
+    stale[2].mkdir(parents=True)
+    for path in (stale[0], stale[1], stale[2] / "table.safetensors"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    result_of(dnis(tmp_path, f"resume={folder}"))
+    assert not [path for path in stale if path.exists()]
+
+
+def test_a_configuration_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("::: [")
+    done = run_module("dnis_lightning", ["resume=run"], cwd=tmp_path, env=environment(), timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "resume=run: no config.yaml that can be read there; name the folder of a run"
+
+
 def test_auto_starts_afresh_where_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     folder, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto"))
     other, _ = result_of(dnis(tmp_path, *TINY_DNIS, "resume=auto", "seed=1"))
@@ -225,6 +248,7 @@ def test_an_unreadable_checkpoint_is_named_and_left(content: bytes | None, tmp_p
     done = dnis(tmp_path, f"resume={folder}")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert re.search(r"last\.ckpt: the checkpoint cannot be read \(.*\); start again without resume=", done.stderr)
+    assert "last.ckpt: the checkpoint cannot be read" in done.stderr
+    assert "remove the folder it is in, and resume= begins this run anew" in done.stderr
     assert path.read_bytes() == damaged
     result_of(dnis(tmp_path, *TINY_DNIS))

@@ -162,7 +162,8 @@ def load_best(run: RunFolder) -> dict[str, Any]:
     try:
         return torch.load(run.best, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
-        raise RunError(f"{run.best}: the weights cannot be read ({fault}); did the run finish?") from fault
+        reason = f" ({fault.strerror})" if isinstance(fault, OSError) and fault.strerror else ", the file is damaged"
+        raise RunError(f"{run.best}: the weights cannot be read{reason}; run the search again") from fault
 
 
 def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:

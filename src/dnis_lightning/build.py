@@ -194,10 +194,11 @@ def budgets(settings: Settings) -> list[Budget]:
         found = [compression_rate(rate) for rate in settings.search.rates]
     else:
         found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
-    named: dict[Budget, Budget] = {}
-    for budget in found:
-        named.setdefault(replace(budget, name=""), budget)
-    return list(named.values())
+    named = {budget.name: budget for budget in reversed(found)}
+    first: dict[Budget, Budget] = {}
+    for budget in dict.fromkeys(named[budget.name] for budget in found):
+        first.setdefault(replace(budget, name=""), budget)
+    return list(first.values())
 
 
 def cut_names(settings: Settings) -> list[str]:

@@ -16,6 +16,8 @@ from dnis_lightning.search.budget import Budget
 Facts = Mapping[str, Any]
 """What a result says of a table: `metrics`, and of a cut `budget`, `kept` and `bytes`, too."""
 
+_DIVERGED = 10
+"""Times as bad as biases alone no training is that did not diverge."""
 SLOW = 100
 """Epochs after which a learning rate that is still the first one, nearly each epoch better, looks too small."""
 _STEADY = 0.9
@@ -30,13 +32,16 @@ def no_better_than_biases(
         return
     models = {"the whole table": uncut} | {cut["budget"]: cut for cut in cuts}
     least = cost_on_select(metric, biases["metrics"])
-    poor = [name for name, facts in models.items() if cost_on_select(metric, facts["metrics"]) >= least]
+    costs = {name: cost_on_select(metric, facts["metrics"]) for name, facts in models.items()}
+    poor = [name for name, cost in costs.items() if cost >= least]
     other = (
         f"a model.l2 a few times as large as {l2:g} where the table is overfitted, or as small where it has shrunk to "
         "nothing"
         if l2
         else "a model.l2 above 0"
     )
+    if max(costs.values()) > _DIVERGED * abs(least):
+        other = "a smaller optimizer.lr, since training has diverged"
     if poor:
         monitor = f"select/{metric}"
         yield (
@@ -63,9 +68,15 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
     for cut in cuts:
         name, size = cut["budget"], cut["bytes"]
         if whole and not cut["kept"]:
-            yield f"{name}: nothing of the table is kept; take a larger budget"
+            yield f"{name}: nothing of the table is kept; {_what_keeps_more(name)}"
         if size > (sizes.get(name) or math.inf):
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
+
+
+def _what_keeps_more(name: str) -> str:
+    if name.startswith("loss:"):
+        return "it is within that loss without one, and search.base_dim=0 has none"
+    return "take a smaller threshold" if name.startswith("eps:") else "take a larger budget"
 
 
 def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) -> Iterator[str]:

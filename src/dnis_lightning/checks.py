@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 
 _LEAST_STEPS, _GOOD_STEPS = 10, 50
 """Of an epoch."""
+_LARGEST_LABEL, _LEAST_LABEL = 1e12, 1e-12
+"""Their squares, summed over many rows, are still numbers of single precision, with all digits."""
+_MOST_OFFSET = 1e5
+"""Standard deviations from 0 to the mean of labels, of whose seven digits two are left then."""
 
 
 def check_machine(settings: Settings) -> None:
@@ -131,11 +135,24 @@ def check_fit(settings: Settings, prepared: Prepared) -> None:
     if prepared.vocabulary.is_out_of_vocabulary.all():
         most = "no feature occurs that often in train"
         raise ConfigError(f"data.min_count={settings.data.min_count}: {most}; take a smaller one")
+    if settings.data.task == "rating":
+        _check_scale(prepared.mean_label, prepared.label_std)
     if (feedback := make_feedback(settings, prepared)) is not None:
         _check_queries(settings, feedback)
     _warn_of_few_steps(settings.data.batch_size, prepared.rows["train"])
     blueprint = make_blueprint(settings, prepared, make_task(settings))
     _check_sizes(settings, blueprint)
+
+
+def _check_scale(mean: float, std: float) -> None:
+    """Raise ConfigError for labels whose squares do not go into single precision; warn where little is left of them."""
+    found = f"data.label: labels with a mean of {mean:.3g} and a standard deviation of {std:.3g}"
+    if max(abs(mean), std) > _LARGEST_LABEL:
+        raise ConfigError(f"{found} are too large for single precision; divide them")
+    if 0 < std < _LEAST_LABEL:
+        log.warning("%s are too small for single precision; multiply them", found)
+    elif abs(mean) > _MOST_OFFSET * std > 0:
+        log.warning("%s lose what tells them apart in single precision; subtract a constant from them", found)
 
 
 def _check_sizes(settings: Settings, blueprint: Blueprint) -> None:

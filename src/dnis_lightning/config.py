@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from yaml import YAMLError
 
 from dnis_lightning.errors import ConfigError, RunError
 from dnis_lightning.keys import flatten, moves_figures
@@ -67,7 +68,7 @@ def configuration_of(run: Path, given: str) -> DictConfig:
     """
     try:
         config = OmegaConf.load(run / "config.yaml")
-    except (OSError, ValueError, OmegaConfBaseException) as fault:
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as fault:
         raise RunError(f"{given}: no config.yaml that can be read there; name the folder of a run") from fault
     if not isinstance(config, DictConfig):
         raise RunError(f"{given}: its config.yaml is not one of ours; name the folder of a run")
@@ -260,6 +261,8 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
         return
     if "search.rates" in given and config.search.get("budget") is not None:
         yield "search.rates: search.budget is set and takes its place; give one of the two"
+    if "search.give_up" in given and config.search.get("start_counts") is False:
+        yield "search.give_up: nothing reads it with search.start_counts=false"
     if "search.blocks" in given and OmegaConf.is_list(config.search.get("blocking")):
         yield "search.blocks: the sizes in search.blocking give the number of blocks; leave one of the two out"
     plain = [word[1] for word in words if word[0] == "contender" and re.fullmatch(r"(uniform|random)_\d+", word[-1])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,7 +34,9 @@ class FinalLook:
         assert self._before is not None, "the unpruned model comes first"
         after = self._at(facts, model)
         facts["differences"] = {
-            f"test/{name}": interval.told() for name, interval in differences(self._before, after).items()
+            f"test/{name}": interval.told()
+            for name, interval in differences(self._before, after).items()
+            if all(math.isfinite(one.metrics.get(f"test/{name}", 0.0)) for one in (self._before, after))
         }
         for line, values in zip(self._lines, self.groups.compared(self._before, after), strict=True):
             line["cuts"][facts["budget"]] = values

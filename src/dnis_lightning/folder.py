@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.paths import whole_file, write_json
+from dnis_lightning.paths import remove_leftovers, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,9 @@ class RunFolder:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Hold this folder: no other run may go on in it meanwhile; rank zero only.
+        """Hold this folder, so that no other run goes on in it meanwhile; rank zero only.
+
+        What killed processes left half-written goes.
 
         Raises RunError when another process holds it.
         """
@@ -70,6 +72,7 @@ class RunFolder:
                 raise RunError(f"{self.path}: another process is at work in this run; wait for it") from fault
             except OSError:  # some network file systems have no locks
                 pass
+            remove_leftovers(self.path)
             yield
         finally:
             os.close(handle)

@@ -66,6 +66,15 @@ def leftovers(path: Path) -> list[Path]:
     return list(path.parent.glob(f".{path.name}.{'?' * _RANDOM}"))
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove all that killed processes have left of writing files and folders in a folder, however deep."""
+    for stale in sorted(folder.rglob(f".?*.{'?' * _RANDOM}"), reverse=True):
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def whole_folder(path: Path, *, anew: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to it on success and removed on failure.

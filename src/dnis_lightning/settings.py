@@ -74,7 +74,7 @@ class SearchSettings(_Group):
     """Group `search`."""
 
     name: Name
-    base_dim: Whole
+    base_dim: Annotated[int, Field(ge=0, le=8192)]  # principal axes take K·K doubles
     blocks: Count
     blocking: Literal["equal", "decades", "mass"] | Annotated[list[int], Field(min_length=1)]
     blocks_per: Literal["table", "field"]
@@ -89,7 +89,7 @@ class PruneSettings(_Group):
     """Group `prune`."""
 
     by: Literal["elements", "gates", "prefix", "best"]
-    frequency_power: NonNegative
+    frequency_power: Annotated[float, Field(ge=0, le=2)]
     schedule: Literal["one_shot", "iterative", "gradual", "learned", "nis_single", "nis_multi"]
     thresholds: list[NonNegative]
     finetune_epochs: Whole

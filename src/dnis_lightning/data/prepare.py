@@ -58,7 +58,9 @@ class Prepared:
         """The standard deviation of the labels of train."""
         labels, is_train = self.dataset.label, self.split.is_train
         parts = (slice(start, start + _LABELS_AT_ONCE) for start in range(0, len(labels), _LABELS_AT_ONCE))
-        squares = sum(float(np.square(labels[part][is_train[part]] - self.mean_label).sum()) for part in parts)
+        squares = sum(
+            float(np.square(labels[part][is_train[part]].astype(np.float64) - self.mean_label).sum()) for part in parts
+        )
         return math.sqrt(squares / max(self.rows["train"], 1))
 
     @property

@@ -169,5 +169,6 @@ def _loaded(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, fault: Exception) -> RunError:
-    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-    return RunError(f"{path}: the checkpoint cannot be read ({reason}); start again without resume=")
+    reason = f" ({fault.strerror})" if isinstance(fault, OSError) and fault.strerror else ", it is damaged"
+    way_on = "remove the folder it is in, and resume= begins this run anew"
+    return RunError(f"{path}: the checkpoint cannot be read{reason}; {way_on}")
