@@ -3,6 +3,7 @@
     python -m benchmarks.frontier                              # everything; hours
     python -m benchmarks.frontier --only movielens-100k-mf     # one data set and model
     python -m benchmarks.frontier --only movielens-1m-mf --methods uniform,DNIS --seeds 0,1 --widths 3,12,64 --one-l2
+    python -m benchmarks.frontier --only criteo-deepfm --also optimizer.lr=0.001    # of another recipe
     python -m benchmarks.frontier --table                      # the tables and pictures of what is there already
 
 Budgets are shares of the bytes of the plain table with K = 64. Plain tables of every width are there with three L2
@@ -20,12 +21,12 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import TUNED_TWEETS, Row, cell, finished, refuse_absent, sweep
+from benchmarks.runs import TUNED_TWEETS, Row, cell, finished, refuse_absent, slug, sweep
 
 SEEDS = (0, 1, 2)
 SHARES = (100, 50, 20, 10, 5, 2)
@@ -53,16 +54,23 @@ class Case:
     tables: int = 1
     biases: tuple[str, ...] = ()
 
+    def with_also(self, also: Sequence[str]) -> Case:
+        """The same with more arguments, in a folder of its own."""
+        words = [self.name, *also]
+        return replace(self, name=slug(" ".join(words)), arguments=(*self.arguments, *also))
 
+
+PRIOR = ("model.l2_bias=3", "model.l2_power=1")
+"""For K = 0 on ratings: docs/results.md, "Biases alone"."""
 MT = (*TUNED_TWEETS, "trainer.max_epochs=300")
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")
 TOWER = ("model.hidden=[128,64]", "model.l2_net=1e-3")
 CASES = (
-    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0)),
+    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0), biases=PRIOR),
     Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
-    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6)),
+    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6), biases=PRIOR),
     Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
     Case(
         "movietweetings-mf",
@@ -109,6 +117,7 @@ def main() -> None:
         "--widths", default=",".join(map(str, WIDTHS)), help="of plain tables, those that are contenders"
     )
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
+    parser.add_argument("--also", action="append", default=[], help="an argument of all runs; may be repeated")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
     known = dict.fromkeys(("uniform", *METHODS.values()))
@@ -118,7 +127,7 @@ def main() -> None:
         parser.error(f"--widths: {', '.join(unknown)} is no contender; {', '.join(map(str, WIDTHS))} are")
     if given.table:
         refuse_absent(OUTPUTS, parser)
-    for case in [case for case in CASES if not given.only or case.name in given.only]:
+    for case in [case.with_also(given.also) for case in CASES if not given.only or case.name in given.only]:
         if not given.table:
             widths = [int(width) for width in given.widths.split(",")]
             rows = partial(rows_of, widths=widths, one_l2=given.one_l2)

@@ -226,6 +226,14 @@ def test_a_frontier_counts_what_is_best_on_select_of_what_fits(tmp_path: Path, m
     assert (tmp_path / f"{case.name}.png").stat().st_size > 10_000
 
 
+def test_a_frontier_of_another_recipe_has_a_folder_of_its_own() -> None:
+    case = frontier.CASES[0]
+    assert case.with_also([]) == case
+    other = case.with_also(["optimizer.lr=0.001"])
+    assert other.name == "movielens-100k-mf-optimizer-lr-0-001"
+    assert composed(*other.arguments).optimizer.lr == 0.001
+
+
 def test_every_contender_of_a_frontier_is_known_again_by_its_configuration() -> None:
     for row in frontier.rows_of(frontier.CASES[0], "[1MiB]", one_l2=True):
         config = composed(*frontier.CASES[0].arguments, *row.arguments)
