@@ -159,6 +159,17 @@ def test_the_smallest_layout_is_taken(scheme: Scheme, layout: LayoutName) -> Non
     assert scheme.packed(NO_BLOCKS).bytes == min(sizes.values())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.1, 0.4])
+@pytest.mark.parametrize(("features", "dims"), [(3, 1), (102, 2), (50, 4)])
+def test_of_small_files_the_smallest_is_taken_headers_included(
+    features: int, dims: int, density: float, dtype: DTypeName
+) -> None:
+    scheme = scheme_of(features, dims, density)
+    sizes = [scheme.packed(NO_BLOCKS, dtype, one).bytes for one in LAYOUTS]
+    assert scheme.packed(NO_BLOCKS, dtype).bytes == min(sizes)
+
+
 def test_index_types_follow_the_number_of_dimensions() -> None:
     for dims, bytes_each in ((256, 1), (257, 2)):
         assert (

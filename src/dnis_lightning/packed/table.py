@@ -18,6 +18,7 @@ from dnis_lightning.packed.values import STORED, DTypeName, Values
 
 _FORMAT, _VERSION = "dnis-lightning packed table", "1"
 _ROWS_AT_ONCE = 16384
+_HEADERS_DIFFER = 1024  # bytes, at most, that the headers of two layouts of a table are apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +107,25 @@ class PackedTable:
         """
         kinds = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
         size = STORED[dtype].itemsize
-        made = min((kind.of(indptr, positions, dims) for kind in kinds), key=lambda one: one.bytes + size * one.kept)
-        if isinstance(made, Dense | Prefix):
-            indptr, values = _with_zeros(made, indptr, positions, values)
-        return cls(made, Values.of(values, indptr, dtype), projections)
+        made = [kind.of(indptr, positions, dims) for kind in kinds]
+        sizes = [one.bytes + size * one.kept for one in made]
+        near = [one for one, taken in zip(made, sizes, strict=True) if taken <= min(sizes) + _HEADERS_DIFFER]
+        tables = (cls._with_values(one, indptr, positions, values, dtype, projections) for one in near)
+        return min(tables, key=lambda table: table.bytes)
+
+    @classmethod
+    def _with_values(
+        cls,
+        layout: Layout,
+        indptr: np.ndarray,
+        positions: np.ndarray,
+        values: np.ndarray,
+        dtype: DTypeName,
+        projections: Projections | None,
+    ) -> PackedTable:
+        if isinstance(layout, Dense | Prefix):
+            indptr, values = _with_zeros(layout, indptr, positions, values)
+        return cls(layout, Values.of(values, indptr, dtype), projections)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name in ("layout", "values", "projections")}
