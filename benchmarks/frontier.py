@@ -60,17 +60,15 @@ class Case:
         return replace(self, name=slug(" ".join(words)), arguments=(*self.arguments, *also))
 
 
-PRIOR = ("model.l2_bias=3", "model.l2_power=1")
-"""For K = 0 on ratings: docs/results.md, "Biases alone"."""
 MT = (*TUNED_TWEETS, "trainer.max_epochs=300")
 ML_100K = ("data=movielens-100k", "trainer.max_epochs=300")
 ML_1M = ("data=movielens-1m", "trainer.max_epochs=300")
 CRITEO = ("data=criteo", "trainer.max_epochs=300")
 TOWER = ("model.hidden=[128,64]", "model.l2_net=1e-3")
 CASES = (
-    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0), biases=PRIOR),
+    Case("movielens-100k-mf", "Movielens-100K, MF", (*ML_100K, "model=mf"), "mse", (0.5, 1.0, 2.0)),
     Case("movielens-100k-neumf", "Movielens-100K, NeuMF", (*ML_100K, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
-    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6), biases=PRIOR),
+    Case("movielens-1m-mf", "Movielens-1M, MF", (*ML_1M, "model=mf"), "mse", (0.4, 0.8, 1.6)),
     Case("movielens-1m-neumf", "Movielens-1M, NeuMF", (*ML_1M, "model=neumf"), "mse", (0.03, 0.1, 0.3), 2),
     Case(
         "movietweetings-mf",
