@@ -8,11 +8,10 @@
 
 Budgets are shares of the bytes of the plain table with K = 64. Plain tables of every width are there with three L2
 each; all other methods start from K = 64, and have the L2 that is best there. For each method and budget the seed's
-table that is best on select counts, of those that fit (so random search and MDE
-are run from several widths on); its test metric is given, as mean ± standard deviation over the
-seeds. Split, epochs, stopping and fine-tuning are the same for all, tables that are not cut included. Finished runs are
-passed over, so that what was cut short goes on. DNIS_DATA names the folder of the raw data. Those of other defaults
-count, too: empty outputs/frontier after an update.
+table that is best on select counts, of those that fit (so random search and MDE are run from several widths on); its
+test metric is given, as mean ± standard deviation over the seeds. Split, epochs, stopping and fine-tuning are the same
+for all, tables that are not cut included. Finished runs are passed over, so that what was cut short goes on. DNIS_DATA
+names the folder of the raw data. Those of other defaults count, too: empty outputs/frontier after an update.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def main() -> None:
         "--widths", default=",".join(map(str, WIDTHS)), help="of plain tables, those that are contenders"
     )
     parser.add_argument("--one-l2", action="store_true", help="of plain tables, the one that is tuned at K = 64")
-    parser.add_argument("--also", action="append", default=[], help="an argument of all runs; may be repeated")
+    parser.add_argument("--also", metavar="KEY=VALUE", action="append", default=[], help="another recipe; repeatable")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what is there")
     given = parser.parse_args()
     known = dict.fromkeys(("uniform", *METHODS.values()))

@@ -168,8 +168,9 @@ def learning_rate(settings: Settings, prepared: Prepared) -> float:
     Adam by row moves a row by about the rate at each occurrence of its feature, however far it has to go. So where most
     occur seldom, a small one creeps (docs/results.md, "The learning rate").
     """
-    if settings.optimizer.lr != "auto":
-        return settings.optimizer.lr
+    given = settings.optimizer.node.get("lr", settings.optimizer.lr)
+    if given != "auto":
+        return float(given)
     often = prepared.vocabulary.frequency
     return LEARNING_RATE if np.median(often[often > 0]) >= _OFTEN else _FOR_RARE_FEATURES
 
@@ -194,11 +195,10 @@ def budgets(settings: Settings) -> list[Budget]:
         found = [compression_rate(rate) for rate in settings.search.rates]
     else:
         found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
-    named = {budget.name: budget for budget in reversed(found)}
-    first: dict[Budget, Budget] = {}
-    for budget in dict.fromkeys(named[budget.name] for budget in found):
-        first.setdefault(replace(budget, name=""), budget)
-    return list(first.values())
+    named: dict[Budget, Budget] = {}
+    for budget in found:
+        named.setdefault(replace(budget, name=""), budget)
+    return list(named.values())
 
 
 def cut_names(settings: Settings) -> list[str]:

@@ -64,19 +64,23 @@ def beyond_their_loss(uncut: Facts, cuts: Iterable[Facts], budgets: Iterable[Bud
 
 def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: int) -> Iterator[str]:
     """Cuts that keep nothing, or whose file is larger than it may be. whole: entries of the uncut table, N·K."""
-    sizes = {budget.name: budget.of_table(whole).size for budget in budgets}
+    bounds = {budget.name: budget.of_table(whole) for budget in budgets}
     for cut in cuts:
         name, size = cut["budget"], cut["bytes"]
+        bound = bounds.get(name)
         if whole and not cut["kept"]:
-            yield f"{name}: nothing of the table is kept; {_what_keeps_more(name)}"
-        if size > (sizes.get(name) or math.inf):
+            yield f"{name}: nothing of the table is kept; {_what_keeps_more(bound)}"
+        if bound is not None and size > (bound.size or math.inf):
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
 
 
-def _what_keeps_more(name: str) -> str:
-    if name.startswith("loss:"):
+def _what_keeps_more(bound: Budget | None) -> str:
+    """What to do where nothing is kept; None: of a threshold."""
+    if bound is None:
+        return "take a smaller threshold"
+    if bound.loss is not None:
         return "it is within that loss without one, and search.base_dim=0 has none"
-    return "take a smaller threshold" if name.startswith("eps:") else "take a larger budget"
+    return "take a larger budget"
 
 
 def unfinished(rows: Iterable[Mapping[str, Any]], training: str, metric: str) -> Iterator[str]:

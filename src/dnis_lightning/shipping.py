@@ -85,7 +85,8 @@ class Shipping:
         try:
             return scheme.packed(self.block_of, dtype, self.layout)
         except OverflowError as fault:
-            raise RunError(f"the table does not go into {dtype}: {fault}; take ship.dtype=fp32, or auto") from fault
+            way_on = "take fp32, by ship.dtype or the --dtype of export"
+            raise RunError(f"the table does not go into {dtype}: {fault}; {way_on}") from fault
 
     def bytes_of(self, mask: np.ndarray, projections: Mapping[int, np.ndarray]) -> int:
         """The size of the file of a table that keeps these entries, (N, K) bool; in fp32 if the type is yet unknown."""

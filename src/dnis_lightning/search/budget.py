@@ -42,7 +42,8 @@ def compression_rate(rate: float) -> Budget:
     """
     if rate < 1:
         raise ConfigError(f"search.rates: a compression rate of {rate:g}; it should be 1 or more")
-    return Budget(f"cr:{rate:.12g}", rate=rate)
+    digits = f"{rate:.12g}"
+    return Budget(f"cr:{digits}", rate=float(digits))  # rates of one name are equal
 
 
 def parse_budget(text: str) -> Budget:
