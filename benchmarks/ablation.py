@@ -101,6 +101,8 @@ REPLACED: Mapping[str, tuple[str, ...]] = {
     "L2 on rows behind the gates": ("shrunk-as-gated",),
     "single entries within first dimensions": ("finer",),
     "gradient compared between blocks": ("between-blocks",),
+    "gates stand still where their gradient is noise": ("frozen-where-noise",),
+    "entries by what select loses without them": ("by-loss-of-select",),
     "penalty steered to a tenth of the gates": ("steered",),
     "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),
     AVERAGED: ("given", "search.warm_start=0", "search.search_epochs=1", "search.least_epochs=1"),

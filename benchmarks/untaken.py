@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,9 +25,11 @@ from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import load_best
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.recommender import GATES, Prediction, Recommender
+from dnis_lightning.run import Run
 from dnis_lightning.search import none
 from dnis_lightning.search.bilevel import normalise
 from dnis_lightning.search.budget import Budget
+from dnis_lightning.search.diagnosis import signal
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.none import Uniform
 from dnis_lightning.search.prune import Pruning, cut_mask, largest, most_entries
@@ -40,8 +42,12 @@ DENSITY = 0.1
 """Where `Steered` takes the mean of the gates."""
 NEIGHBOURS = 50
 """Blocks on either side, in the order of frequency, that `SharedPrior` takes a share of."""
+HEARD = 1.5
+"""Times what noise has, the `signal` from which on `FrozenWhereNoise` lets a block's gates move."""
 MORE = 1.25
 """Times the entries that may be kept, of which `finer_mask` chooses."""
+LEAST_LOSS = 1e-9
+"""What select loses at least without a dimension, so that what counts for nothing keeps an order, too."""
 
 
 class Noise(SearchModule):
@@ -66,6 +72,15 @@ class ComparedBetweenBlocks(SearchModule):
     def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
         penalty = self.gate_step.penalty
         return normalise(gradient.view(1, -1), self.gate_step.epsilon).view_as(gradient) + penalty, penalty
+
+
+class FrozenWhereNoise(SearchModule):
+    """Gates of a block stand still while the steps of its gradient so far agree no better than noise would."""
+
+    def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
+        step, penalty = super()._penalised(gradient)
+        heard = (signal(self.pushes) > HEARD).to(step).unsqueeze(1)
+        return step * heard, penalty * heard
 
 
 class Steered(SearchModule):
@@ -178,10 +193,49 @@ def finer_mask(
     return largest(worth, most_entries(whole, bound.rate), mask.view_as(own)).view_as(mask)
 
 
+@dataclass(frozen=True)
+class ByLossOfSelect(Importance):
+    """s whose Σ s² over a dimension of a block is what the metric on select loses without that dimension.
+
+    Within it features go by what they move the logits, as ever; where select loses nothing, they count for next to
+    nothing. block_of (N,), of `blocks` blocks. score: of a model on select, smaller is better.
+    """
+
+    block_of: Tensor
+    blocks: int
+    score: Callable[[Recommender], float]
+    _loss: list[Tensor] = field(default_factory=list)
+
+    def by_table(self, model: Recommender, power: float) -> tuple[Tensor, Tensor]:
+        """As ever, but for how blocks and dimensions compare."""
+        worth, own = super().by_table(model, power)
+        squares = worth.view(len(self.block_of), -1).square()
+        if not self._loss:
+            self._loss.append(self._losses(model))
+        sums = torch.zeros_like(self._loss[0]).index_add_(0, self.block_of, squares)
+        per_square = self._loss[0].clamp(min=LEAST_LOSS) / sums.clamp(min=torch.finfo(sums.dtype).tiny)
+        return squares.mul_(per_square[self.block_of]).sqrt_().view_as(worth), own
+
+    def _losses(self, model: Recommender) -> Tensor:
+        """(L, K) how much worse the model is on select without each dimension of a block, all else as it is."""
+        whole = model.merged_table()
+        probe = model.cut_copy(torch.ones_like(whole, dtype=torch.bool))
+        losses, before = whole.new_zeros(self.blocks, whole.shape[1]), self.score(probe)
+        for block in range(self.blocks):
+            inside = self.block_of == block
+            for k in range(whole.shape[1]):
+                cut = whole.clone()
+                cut[inside, k] = 0
+                probe.keep(cut, None)
+                losses[block, k] = self.score(probe) - before
+        return losses
+
+
 SEARCHES: dict[str, type[SearchModule]] = {
     "noise": Noise,
     "magnitude": Magnitude,
     "between-blocks": ComparedBetweenBlocks,
+    "frozen-where-noise": FrozenWhereNoise,
     "steered": Steered,
     "growing": Growing,
     "ordered": Ordered,
@@ -193,8 +247,9 @@ SWAPPED = "swapped"
 """The gates see the rows of select, and those of search choose."""
 FROM_THE_START = "from-the-start"
 FINER = "finer"
+BY_LOSS = "by-loss-of-select"
 BY_HAND = "lengths"
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_HAND)
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND)
 
 
 def main() -> None:
@@ -219,9 +274,25 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(build, "OneShot", FromTheStart)
     if name == FINER:
         return patch.object(cutting, "cut_mask", finer_mask)
+    if name == BY_LOSS:
+        return patch.object(Run, "_new_importance", _by_loss(Run._new_importance))
     if name == BY_HAND:
         return patch.object(none, "Uniform", ByHand)
     return patch.object(phases, "SearchModule", SEARCHES[name])
+
+
+def _by_loss(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Importance]:
+    def by_loss(run: Run) -> Importance:
+        ever, blocks = new_importance(run), run.blocks
+        return ByLossOfSelect(
+            ever.frequency,
+            ever.sensitivity,
+            torch.as_tensor(blocks.block_of, dtype=torch.int64),
+            blocks.count,
+            lambda model: run._score(run._on_select(model)),
+        )
+
+    return by_loss
 
 
 def _swapped(prepare: Any) -> Any:

@@ -24,12 +24,15 @@ from benchmarks.runs import finished
 from dnis_lightning import build
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
+from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, cut_mask
-from dnis_lightning.search.trial import Stopping
+from dnis_lightning.search.trial import GateStep, Stopping
+from dnis_lightning.tasks import Objective, Rating
+from dnis_lightning.training.fit_module import WeightStep
 from tests.command import TINY, TINY_DNIS, environment
 from tests.data.conftest import real_data  # noqa: F401
 from tests.test_config import composed
@@ -344,7 +347,9 @@ def test_every_ablation_can_be_run(variant: str) -> None:
 def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
     name = ablation.REPLACED[variant][0]
     gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
-    assert np.allclose(*gates) == (name in ("from-the-start", "finer")), "these come after the search"
+    assert np.allclose(*gates) == (name in ("from-the-start", "finer", "by-loss-of-select")), (
+        "these come after the search"
+    )
 
 
 def test_what_is_kept_is_trained_from_the_start() -> None:
@@ -368,6 +373,48 @@ def test_single_entries_go_within_first_dimensions() -> None:
     assert int(found.sum()) == 36
     assert 36 < int(wider.sum()) <= 45
     assert bool((wider | ~found).all()), "none is outside of the first dimensions"
+
+
+def test_a_dimension_of_a_block_counts_for_what_select_loses_without_it() -> None:
+    torch.manual_seed(0)
+    features, dims = 30, 4
+    block_of = torch.arange(features) // 10
+    losses = torch.tensor([[4.0, 3, 2, 1], [8, 6, -4, 2], [0, 0, 0, 1]])
+
+    def score(model: Recommender) -> float:
+        there = torch.stack([model.table.entries()[block_of == block].any(0) for block in range(3)])
+        return float((losses * ~there).sum())
+
+    by_loss = untaken.ByLossOfSelect(
+        torch.ones(features), lambda model: torch.ones(2, dims), block_of, blocks=3, score=score
+    )
+    model = Recommender(FeatureSpace((0, 10, features)), FM(), dims=dims, std=1.0)
+    model.turn(torch.ones(features))
+    before = model.merged_table()
+    worth, _ = by_loss.by_table(model, 0.5)
+    ever, _ = Importance(torch.ones(features), lambda model: torch.ones(2, dims)).by_table(model, 0.5)
+    squares = torch.zeros(3, dims).index_add_(0, block_of, worth.square())
+    assert torch.allclose(squares, losses.clamp(min=untaken.LEAST_LOSS))
+    within = (worth / ever)[:10].abs()
+    assert torch.allclose(within, within[:1].expand_as(within)), "within a dimension of a block the order stays"
+    assert torch.equal(before, model.merged_table())
+
+
+def test_blocks_stand_still_where_their_gradient_is_noise() -> None:
+    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=40, std=1.0)
+    model.selection = SoftSelection(np.arange(10) // 5, 2, 40)
+    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    gate_step = GateStep(lr=0.2, penalty=0.1, penalty_stage="normalised")
+    search = untaken.FrozenWhereNoise(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=50)
+    agrees = torch.tensor([[1.0], [0.0]])
+    torch.manual_seed(0)
+    for _ in range(50):
+        gradient = torch.randn(2, 40) + agrees
+        step, penalty = search._penalised(gradient)
+        search.pushes.add(gradient, step, penalty)
+    assert bool((step[0] != 0).all())
+    assert bool((step[1] == 0).all())
+    assert torch.equal(torch.as_tensor(penalty), 0.1 * agrees)
 
 
 def test_rows_may_be_as_long_as_one_says(tmp_path: Path) -> None:

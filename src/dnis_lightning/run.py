@@ -64,8 +64,8 @@ class Run:
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
         self.chosen: Trial  # the best, once the trials are over
-        self.importance = self._new_importance()
         self.blocks = build.blocks_of(self.settings, self.prepared)
+        self.importance = self._new_importance()
         self.shipping = build.shipping(self.settings, self.blocks.block_of)
         self.phases = PhaseRunner(
             self.prepared,
