@@ -1,4 +1,4 @@
-"""Cuts a trained model to a budget: what goes when, what is trained meanwhile, and what is written down."""
+"""Cuts a trained model to a budget: in which ways, which of them stays, and what is written down."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,6 @@ from torch import Tensor
 from dnis_lightning import result
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import save_pruned
-from dnis_lightning.embedding.choice import BlockChoice
-from dnis_lightning.embedding.threshold import SoftThreshold
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import headline, worse_by
@@ -24,14 +23,13 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import By, Pruning, choose_again, chosen_by, cut_mask, most_that_fits
-from dnis_lightning.search.schedule import CutStep
+from dnis_lightning.search.prune import By, Pruning, chosen_by, cut_mask, most_that_fits
 from dnis_lightning.shipping import Shipping
+from dnis_lightning.training.cut_steps import CutSteps, Metrics, chosen_now
 from dnis_lightning.training.phases import PhaseRunner
 
 log = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
 RIVAL_MARGIN = 0.05
 """Another way to cut is given up, untrained, where what it keeps is worse than that of the first by more than this."""
 WARM_START = "warm_start"
@@ -253,15 +251,16 @@ class Cutter:
                 log.warning("%s: even so its file is larger; take a larger budget", name)
         steps = pruning.schedule.steps(int(model.table.kept().sum()), kept)
         *earlier, last = [replace(step, name=f"{step.name}{way.suffix}") for step in steps]
+        choose = partial(chosen_now, model, pruning=pruning, importance=way.uncut.importance)
         for step in earlier:
-            self._take(step, name, model, way)
+            self._steps.take(step, name, model, choose)
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
-            mask = most_that_fits(lambda count: self._chosen(model, count, way), kept, in_bytes)
+            mask = most_that_fits(choose, kept, in_bytes)
         model.keep(model.merged_table(), mask)
         before = self.evaluate(model)
         if is_hopeless(before):
             return None
-        metrics = self._trained_if_better(last, name, model, before)
+        metrics = self._steps.train_if_better(last, name, model, before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._evaluated_as(other, model), self.score
@@ -291,64 +290,9 @@ class Cutter:
         model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
         return self.evaluate(model)
 
-    def _take(self, one: CutStep, name: str, model: Recommender, way: _Way) -> None:
-        """A step before the last one."""
-        if one.kept is not None:
-            self._round(one, self._chosen(model, one.kept, way), name, model)
-            return
-        assert one.phase is not None, "a step cuts, or its phase does"
-        if one.fresh:
-            self._restart(model)
-        thresholds = one.phase.thresholds
-        features, dims = model.table.kept().shape
-        if thresholds is not None:
-            model.selection = SoftThreshold(features, dims, granularity=thresholds.granularity, start=thresholds.start)
-        elif one.phase.controller is None:
-            model.keep(model.merged_table(), model.table.kept())  # the mask closes during the training
-        elif one.fresh:
-            model.selection = BlockChoice(self.blocks.block_of, self.blocks.count, dims)
-        self.phases.fit(f"{one.name}/{name}", one.phase, model)
-
-    def _round(self, one: CutStep, mask: Tensor, name: str, model: Recommender) -> None:
-        """Cuts and trains; the journal keeps what comes of both, so that a killed run need not decide again."""
-        step, journal = f"after-{one.name}/{name}", self.phases.journal
-        model.keep(model.merged_table(), mask)
-        if step not in journal.done:
-            self._trained_if_better(one, name, model, self.evaluate(model))
-            journal.record(step, {"seconds": 0.0}, journal.save(model.state_dict()))
-            journal.write()
-        elif journal.weights_of == step and journal.weights is not None:
-            model.load_weights(journal.load(journal.weights))
-
-    def _chosen(self, model: Recommender, kept: int, way: _Way) -> Tensor:
-        """(N, K) bool: the entries that stay where so many are to be kept."""
-        if isinstance(model.selection, BlockChoice) and (more := model.selection.open_entries()) > kept:
-            log.warning("the controller chose %d entries, more than %d: the smallest of them go, too", more, kept)
-        if isinstance(model.selection, SoftThreshold | BlockChoice):
-            return model.selection.chosen(model.table.entries(), kept, model.table.kept())
-        return choose_again(model, kept, way.pruning, way.uncut.importance)
-
-    def _trained_if_better(self, one: CutStep, name: str, model: Recommender, before: Metrics) -> Metrics:
-        """Trains what a cut has kept, if that is asked for and helps on select; the metrics of what comes of it."""
-        if one.phase is None:
-            return before
-        journal, mask = self.phases.journal, model.table.mask
-        with journal.aside(model.state_dict()) as untrained:
-            if one.fresh:
-                self._restart(model)
-                model.keep(model.merged_table(), mask)
-            self.phases.fit(f"{one.name}/{name}", one.phase, model, keep_weights=False)
-            after = self.evaluate(model)
-            if self.score(after) < self.score(before):
-                return after
-            model.load_weights(journal.load(untrained))
-            if one.fresh:
-                log.info("%s: training from the start is no better on select: the weights of the search stay", name)
-            return before
-
-    def _restart(self, model: Recommender) -> None:
-        model.selection = None
-        model.load_weights(self.initial().state_dict())
+    @property
+    def _steps(self) -> CutSteps:
+        return CutSteps(self.phases, self.blocks, self.initial, self.evaluate, self.score)
 
     def _trained(self, name: str) -> float:
         """Seconds of all trainings for this cut, those before a kill included."""
