@@ -177,7 +177,7 @@ class ByHand(Uniform):
 
 def finer_mask(
     model: Recommender,
-    bound: Budget | float,
+    budget: Budget,
     pruning: Pruning,
     importance: Importance,
     whole: int,
@@ -185,12 +185,11 @@ def finer_mask(
 ) -> Tensor:
     """(N, K) bool: first dimensions of a quarter more entries than may be kept, of which those that count least go."""
     if pruning.by != "prefix":  # the second way of prune=best
-        return cut_mask(model, bound, pruning, importance, whole, fits)
-    assert isinstance(bound, Budget), "this is for budgets of entries"
-    assert bound.rate is not None, "this is for budgets of entries"
-    mask = cut_mask(model, replace(bound, rate=bound.rate / MORE), pruning, importance, whole, fits)
+        return cut_mask(model, budget, pruning, importance, whole, fits)
+    assert budget.rate is not None, "this is for budgets of entries"
+    mask = cut_mask(model, replace(budget, rate=budget.rate / MORE), pruning, importance, whole, fits)
     worth, own = importance.by_table(model, pruning.frequency_power)
-    return largest(worth, most_entries(whole, bound.rate), mask.view_as(own)).view_as(mask)
+    return largest(worth, most_entries(whole, budget.rate), mask.view_as(own)).view_as(mask)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dnis_lightning.caveats import SLOW, beyond_their_loss, beyond_their_size, no_better_than_biases, unfinished
-from dnis_lightning.search.budget import parse_budget
+from dnis_lightning.search.budget import at_threshold, parse_budget
 from tests.command import TINY, dnis, result_of
 
 
@@ -43,7 +43,10 @@ def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:
 def test_what_keeps_more_than_nothing_is_told_by_what_was_asked_for() -> None:
     names = ("1%", "loss:5%", "eps:10")
     cuts = [{"budget": name, "kept": 0, "bytes": 8} for name in names]
-    told = [one.partition("; ")[2] for one in beyond_their_size(cuts, map(parse_budget, names[:2]), 1000)]
+    told = [
+        one.partition("; ")[2]
+        for one in beyond_their_size(cuts, [*map(parse_budget, names[:2]), at_threshold(10)], 1000)
+    ]
     assert told == [
         "take a larger budget",
         "it is within that loss without one, and search.base_dim=0 has none",

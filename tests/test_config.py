@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from dnis_lightning.blueprint import construct
-from dnis_lightning.build import cut_names
+from dnis_lightning.build import budgets
 from dnis_lightning.config import check_config, fingerprint
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.paths import config_dir
@@ -203,10 +203,14 @@ def test_of_keys_that_are_chosen_from_only_the_chosen_one_is_read(override: str,
 
 def test_equal_budgets_are_cut_once_by_their_first_name() -> None:
     settings = check_config(
-        composed("search=dnis", "search.budget=[10%,25MiB,10.0%,cr:10,0.025GiB,25.0MiB,bytes:10%,cr:10.0000000000001]"),
+        composed(
+            "search=dnis",
+            "search.budget=[10%,25MiB,10.0%,cr:10,0.025GiB,25.0MiB,bytes:10%,cr:10.0000000000001]",
+            "prune.thresholds=[0.1,0.10000000000001]",
+        ),
         [],
     )
-    assert cut_names(settings) == ["10%", "25MiB", "0.025GiB", "bytes:10%"]
+    assert [one.name for one in budgets(settings)] == ["10%", "25MiB", "0.025GiB", "bytes:10%", "eps:0.1"]
 
 
 def test_contenders_may_be_given_budgets_that_some_of_them_do_not_read() -> None:

@@ -19,7 +19,7 @@ from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.scheme import Scheme
-from dnis_lightning.search.budget import Budget, parse_budget
+from dnis_lightning.search.budget import Budget, at_threshold, parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, until_last
 from dnis_lightning.search.schedule import Iterative, OneShot
@@ -140,10 +140,10 @@ def test_a_training_that_does_not_help_is_undone(tmp_path: Path) -> None:
     assert np.allclose(found, expected)
 
 
-@pytest.mark.parametrize("bound", [parse_budget("loss:300%"), 0.5], ids=["loss", "threshold"])
-def test_bounds_of_loss_and_thresholds_have_no_second_way(bound: Budget | float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [parse_budget("loss:300%"), at_threshold(0.5)], ids=["loss", "threshold"])
+def test_bounds_of_loss_and_thresholds_have_no_second_way(budget: Budget, tmp_path: Path) -> None:
     made = cutter(tmp_path, {"prefix": (1.0, 0.8), "elements": (1.0, 0.1)})
-    assert made.cut(bound)["by"] == "prefix"
+    assert made.cut(budget)["by"] == "prefix"
     assert len(made.phases.names) == 1  # type: ignore[attr-defined]
 
 

@@ -28,7 +28,7 @@ from dnis_lightning.evaluation import Evaluation
 from dnis_lightning.groups import Groups
 from dnis_lightning.paths import expand
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
+from dnis_lightning.search.budget import Budget, at_threshold, compression_rate, parse_budget
 from dnis_lightning.search.prune import Pruning
 from dnis_lightning.search.schedule import Gradual, Iterative, LearnedThresholds, OneShot, PolicySearch, Schedule
 from dnis_lightning.search.trial import Stopping
@@ -189,30 +189,25 @@ def weight_step(settings: Settings, learning_rate: float) -> WeightStep:
 
 
 def budgets(settings: Settings) -> list[Budget]:
-    """The bounds to cut at: search.budget, or else search.rates; equal ones once, by the name that comes first."""
+    """What to cut to: search.budget, or else search.rates, then thresholds; equal ones once, by the first name."""
     given = settings.search.budget
     if given is None:
         found = [compression_rate(rate) for rate in settings.search.rates]
     else:
         found = [parse_budget(text) for text in ([given] if isinstance(given, str) else given)]
+    found += map(at_threshold, settings.prune.thresholds)
     named: dict[Budget, Budget] = {}
     for budget in found:
         named.setdefault(replace(budget, name=""), budget)
     return list(named.values())
 
 
-def cut_names(settings: Settings) -> list[str]:
-    """The names of the cuts: budgets, then thresholds."""
-    return [budget.name for budget in budgets(settings)] + [f"eps:{e:.12g}" for e in pruning(settings).thresholds]
-
-
 def pruning(settings: Settings) -> Pruning:
     """How tables are cut, and trained meanwhile and once more afterwards."""
     chosen = settings.prune
-    thresholds = tuple(dict.fromkeys(chosen.thresholds))
     if chosen.by == "best":
-        return Pruning("prefix", _schedule(settings), thresholds, chosen.frequency_power, rival="elements")
-    return Pruning(chosen.by, _schedule(settings), thresholds, chosen.frequency_power)
+        return Pruning("prefix", _schedule(settings), chosen.frequency_power, rival="elements")
+    return Pruning(chosen.by, _schedule(settings), chosen.frequency_power)
 
 
 def _schedule(settings: Settings) -> Schedule:

@@ -67,18 +67,18 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
     bounds = {budget.name: budget.of_table(whole) for budget in budgets}
     for cut in cuts:
         name, size = cut["budget"], cut["bytes"]
-        bound = bounds.get(name)
+        bound = bounds[name]
         if whole and not cut["kept"]:
             yield f"{name}: nothing of the table is kept; {_what_keeps_more(bound)}"
-        if bound is not None and size > (bound.size or math.inf):
+        if size > (bound.size or math.inf):
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
 
 
-def _what_keeps_more(bound: Budget | None) -> str:
-    """What to do where nothing is kept; None: of a threshold."""
-    if bound is None:
+def _what_keeps_more(budget: Budget) -> str:
+    """What to do where nothing is kept."""
+    if budget.epsilon is not None:
         return "take a smaller threshold"
-    if bound.loss is not None:
+    if budget.loss is not None:
         return "it is within that loss without one, and search.base_dim=0 has none"
     return "take a larger budget"
 

@@ -13,7 +13,6 @@ from dnis_lightning.blueprint import Blueprint, build_interaction, construct
 from dnis_lightning.build import (
     LEARNING_RATE,
     budgets,
-    cut_names,
     make_blueprint,
     make_feedback,
     make_task,
@@ -74,9 +73,9 @@ def check_method(settings: Settings) -> None:
     if settings.optimizer.by_row and not isinstance(optimizer, LazyAdam):
         name = settings.optimizer.node["_target_"]
         raise ConfigError(f"optimizer.by_row=true: {name} does not step by row; take optimizer=lazy_adam")
-    if budgets(settings) or settings.prune.thresholds:
+    if budgets(settings):
         _check_pruning(settings, gated=method.gated, projected=method.projected)
-    if settings.sweep.minimise not in (known := ["unpruned", *cut_names(settings)]):
+    if settings.sweep.minimise not in (known := ["unpruned", *(one.name for one in budgets(settings))]):
         raise ConfigError(
             f"sweep.minimise={settings.sweep.minimise}: there is no such cut; choose one of {', '.join(known)}"
         )

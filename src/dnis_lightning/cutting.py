@@ -101,17 +101,17 @@ class Cutter:
     score: Callable[[Mapping[str, Any]], float]
     before_search: Uncut | None = None
 
-    def cut(self, bound: Budget | float) -> dict[str, Any]:
-        """The facts of a cut to a budget or at a threshold; its scheme is on disk then.
+    def cut(self, budget: Budget) -> dict[str, Any]:
+        """The facts of a cut; its scheme is on disk then.
 
         They are the keys of a cut in `result.json`, but for what is measured on test.
         """
-        name = bound.name if isinstance(bound, Budget) else f"eps:{bound:.12g}"
-        step, done = f"cut/{name}", self.phases.journal.done
+        name, done = budget.name, self.phases.journal.done
+        step = f"cut/{name}"
         if step in done and not self._on_disk(name):
             self._forget(name)
         if step not in done:
-            self._make(name, bound.of_table(self.whole) if isinstance(bound, Budget) else bound)
+            self._make(budget.of_table(self.whole))
         return {"budget": name, **done[step]}
 
     def _on_disk(self, name: str) -> bool:
@@ -127,21 +127,21 @@ class Cutter:
         for stale in [one for one in done if one.endswith(f"/{name}") and one.startswith(f"{step}/" if step else "")]:
             done.pop(stale)
 
-    def _make(self, name: str, bound: Budget | float) -> None:
-        started, journal = time.perf_counter(), self.phases.journal
+    def _make(self, budget: Budget) -> None:
+        started, journal, name = time.perf_counter(), self.phases.journal, budget.name
         found = f"found/{name}"
         if found not in journal.done:
             self._forget(name, "fine_tune")  # its weights were not kept
         elif not self._on_disk(name):
             self._forget(name)
         if found not in journal.done:
-            self._try(name, bound, self._first)
+            self._try(budget, self._first)
         facts = journal.done[found]["facts"]
-        if isinstance(bound, Budget) and bound.loss is not None:
-            self._fit_to_loss(name, bound.loss)
-        elif isinstance(bound, Budget) and 0 < facts["kept"] < self.whole:
+        if budget.loss is not None:
+            self._fit_to_loss(name, budget.loss)
+        elif budget.epsilon is None and 0 < facts["kept"] < self.whole:
             for rival in self._rivals(facts["by"]):
-                self._try_rival(name, bound, rival)
+                self._try_rival(budget, rival)
         seconds = max(time.perf_counter() - started, self._trained(name))
         facts = journal.done.pop(found)["facts"]
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
@@ -163,14 +163,13 @@ class Cutter:
 
     def _try(
         self,
-        name: str,
-        bound: Budget | float,
+        budget: Budget,
         way: _Way,
         is_hopeless: Callable[[Metrics], bool] = lambda before: False,
         stays: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
     ) -> dict[str, Any] | None:
         """The facts of an attempt, None where it was hopeless. If it stays, a killed run goes on from there."""
-        attempt = self._attempt(name, bound, way, is_hopeless)
+        attempt, name = self._attempt(budget, way, is_hopeless), budget.name
         if attempt is None:
             return None
         if stays(attempt.facts):
@@ -182,13 +181,12 @@ class Cutter:
             self.phases.journal.write()
         return attempt.facts
 
-    def _try_rival(self, name: str, bound: Budget, way: _Way) -> None:
+    def _try_rival(self, budget: Budget, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        found = self.phases.journal.done[f"found/{name}"]
+        found = self.phases.journal.done[f"found/{budget.name}"]
         most, best = worse_by(self.score(found["first"]), way.margin), self.score(found["facts"]["metrics"])
         self._try(
-            name,
-            bound,
+            budget,
             way,
             is_hopeless=lambda before: self.score(before) > most,
             stays=lambda other: worse_by(self.score(other["metrics"]), way.lead) < best,
@@ -218,11 +216,9 @@ class Cutter:
                 return
             if (count := _next_count(enough, too_few, entries)) is None:
                 break
-            bound = Budget(name, rate=self.whole / count if count else math.inf)
             best = -math.inf if enough is not None else self.score(facts["metrics"])
             tried = self._try(
-                name,
-                bound,
+                Budget(name, entries=count),
                 replace(self._first, suffix=f"-{count}"),
                 stays=lambda other, best=best: fits(other) or self.score(other["metrics"]) < best,  # type: ignore[misc]
             )
@@ -232,18 +228,12 @@ class Cutter:
                 journal.record(f"found/{name}", journal.done[f"found/{name}"] | {"too_few": count})
                 journal.write()
 
-    def _attempt(
-        self,
-        name: str,
-        bound: Budget | float,
-        way: _Way,
-        is_hopeless: Callable[[Metrics], bool],
-    ) -> _Attempt | None:
+    def _attempt(self, budget: Budget, way: _Way, is_hopeless: Callable[[Metrics], bool]) -> _Attempt | None:
         """Cuts and trains; None where that is hopeless by the metrics before the last training."""
-        model, pruning = way.uncut.model(), way.pruning
-        in_bytes = self._in_bytes(model, bound)
-        fits = in_bytes if not isinstance(bound, Budget) or bound.loss is None else self._in_loss(model, bound.loss)
-        mask = cut_mask(model, bound, pruning, way.uncut.importance, self.whole, fits)
+        model, pruning, name = way.uncut.model(), way.pruning, budget.name
+        in_bytes = self._in_bytes(model, budget.size)
+        fits = in_bytes if budget.loss is None else self._in_loss(model, budget.loss)
+        mask = cut_mask(model, budget, pruning, way.uncut.importance, self.whole, fits)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
@@ -269,11 +259,11 @@ class Cutter:
         facts |= {"by": chosen_by(model, pruning), "cut_from": way.uncut.name}
         return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": before})
 
-    def _in_bytes(self, model: Recommender, bound: Budget | float) -> Callable[[Tensor], bool]:
-        """Whether a mask keeps to a budget in bytes; of other bounds all do."""
-        if not isinstance(bound, Budget) or bound.size is None:
+    def _in_bytes(self, model: Recommender, size: float | None) -> Callable[[Tensor], bool]:
+        """Whether a mask keeps to so many bytes; all do where nothing is said."""
+        if size is None:
             return _always
-        size, projections = bound.size, model.table.projection_arrays()
+        projections = model.table.projection_arrays()
         return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
 
     def _most(self, unpruned: Recommender, loss: float) -> float:

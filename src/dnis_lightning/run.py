@@ -24,7 +24,6 @@ from dnis_lightning.measures import cost_on_select
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
-from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import IMPORTANCE, Importance, Sensitivity
 from dnis_lightning.search.trial import Trial
 from dnis_lightning.settings import Settings
@@ -92,8 +91,7 @@ class Run:
         trials = self._trials()
         unpruned, whole = self._unpruned()
         cutter = self._cutter(whole)
-        bounds: list[Budget | float] = [*build.budgets(self.settings), *self.pruning.thresholds]
-        cuts = [cutter.cut(bound) for bound in bounds]
+        cuts = [cutter.cut(budget) for budget in build.budgets(self.settings)]
         model = self._best_model()
         dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
         who_pays = self._test(unpruned, cuts, model)

@@ -12,7 +12,7 @@ from dnis_lightning.interaction.autoint import AutoInt
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.search.budget import Budget, compression_rate, parse_budget
+from dnis_lightning.search.budget import Budget, at_threshold, compression_rate, parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import (
     Pruning,
@@ -231,7 +231,9 @@ def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.
     assert torch.equal(narrow, until_last(narrow))
     lengths = narrow.sum(1).view(30, -1).sum(1).float()
     assert lengths[:5].mean() < lengths[-5:].mean(), "what is frequent counts for more"
-    by_threshold = cut_mask(model, 1.5, Pruning("prefix", OneShot(None)), ASCENDING, whole, never).view(-1, 6)
+    by_threshold = cut_mask(model, at_threshold(1.5), Pruning("prefix", OneShot(None)), ASCENDING, whole, never).view(
+        -1, 6
+    )
     assert torch.equal(by_threshold, until_last(by_threshold))
     assert 0 < int(by_threshold.sum()) < whole
 
@@ -246,5 +248,5 @@ def test_where_rows_cannot_be_turned_single_entries_go(caplog: pytest.LogCapture
     assert torch.equal(mask, largest(before.clone(), 90))
     again = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
     table, pruning = again.merged_table(), Pruning("prefix", OneShot(None))
-    assert torch.equal(cut_mask(again, 0.5, pruning, ASCENDING, 180, never), above(table, 0.5))
+    assert torch.equal(cut_mask(again, at_threshold(0.5), pruning, ASCENDING, 180, never), above(table, 0.5))
     assert torch.equal(choose_again(again, 40, pruning, ASCENDING), largest(table.clone(), 40))

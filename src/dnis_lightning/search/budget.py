@@ -19,13 +19,16 @@ _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 class Budget:
     """A named bound on the kept entries.
 
-    rate: whole / kept. size: bytes of the table's file, indices included; bytes_share: the same as a share of what the
-    values of the plain table take in fp32, 4·N·K bytes. loss: how much worse than the uncut model's the metric that
-    decides may be on select, as a share of it; what is wanted is the smallest table. One of them is given.
+    rate: whole / kept. entries: so many. epsilon: the threshold ε that what is kept reaches. size: bytes of the
+    table's file, indices included; bytes_share: the same as a share of what the values of the plain table take in fp32,
+    4·N·K bytes. loss: how much worse than the uncut model's the metric that decides may be on select, as a share of it;
+    what is wanted is the smallest table. One of them is given.
     """
 
     name: str
     rate: float | None = None
+    entries: int | None = None
+    epsilon: float | None = None
     size: float | None = None
     bytes_share: float | None = None
     loss: float | None = None
@@ -44,6 +47,12 @@ def compression_rate(rate: float) -> Budget:
         raise ConfigError(f"search.rates: a compression rate of {rate:g}; it should be 1 or more")
     digits = f"{rate:.12g}"
     return Budget(f"cr:{digits}", rate=float(digits))  # rates of one name are equal
+
+
+def at_threshold(epsilon: float) -> Budget:
+    """The budget that keeps what is ε or more."""
+    digits = f"{epsilon:.12g}"
+    return Budget(f"eps:{digits}", epsilon=float(digits))  # those of one name are equal
 
 
 def parse_budget(text: str) -> Budget:

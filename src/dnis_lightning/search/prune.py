@@ -38,14 +38,11 @@ class Pruning:
     `best_prefixes`.
     frequency_power: of `prefix`, p in what an entry counts for; see `Importance`.
     schedule: in how many steps, and what is trained between them.
-    thresholds: values of ε to cut at, besides the budgets; of |Ẽ|, of α where gates go, of s of `Importance` where
-    first dimensions stay.
-    rival: another way, which budgets of entries or bytes are cut by, too; what is better on select stays.
+    rival: another way, which shares of entries and bytes are cut by, too; what is better on select stays.
     """
 
     by: By
     schedule: Schedule
-    thresholds: tuple[float, ...] = ()
     frequency_power: float = 0.5
     rival: By | None = None
 
@@ -56,14 +53,15 @@ Choice = Callable[[int], Tensor]
 
 def cut_mask(
     model: Recommender,
-    bound: Budget | float,
+    budget: Budget,
     pruning: Pruning,
     importance: Importance,
     whole: int,
     fits: Callable[[Tensor], bool],
 ) -> Tensor:
-    """(N, K) bool: the entries that stay within a budget, or at and above a threshold ε.
+    """(N, K) bool: the entries that stay within a budget.
 
+    budget: a threshold is one of |Ẽ|, of α where gates go, of s of `Importance` where first dimensions stay.
     importance: of entries, where first dimensions stay. whole: N·K, the number of entries that rates and shares are of.
     fits: whether a mask keeps to a budget in bytes, of which the largest that does is taken, or to one in loss, of
     which it is the smallest. Where the first dimensions are kept, the model is turned onto its principal axes, if it
@@ -72,12 +70,14 @@ def cut_mask(
     """
     if pruning.by == "prefix" and not model.turn(importance.counts):
         log.info("rows of this model cannot be turned: instead of first dimensions single entries go")
-    if not isinstance(bound, Budget):
-        return _above(model, bound, pruning, importance)
+    if budget.epsilon is not None:
+        return _above(model, budget.epsilon, pruning, importance)
     choose = _choice(model, pruning, importance)
-    if bound.rate is not None:
-        return choose(most_entries(whole, bound.rate))
-    return (most_that_fits if bound.loss is None else least_that_fits)(choose, int(model.table.kept().sum()), fits)
+    if budget.entries is not None:
+        return choose(budget.entries)
+    if budget.rate is not None:
+        return choose(most_entries(whole, budget.rate))
+    return (most_that_fits if budget.loss is None else least_that_fits)(choose, int(model.table.kept().sum()), fits)
 
 
 def most_entries(whole: int, rate: float) -> int:
