@@ -162,6 +162,70 @@ def test_bytes_bind_both_ways(tmp_path: Path) -> None:
     assert budget.size / 2 < facts["bytes"] <= budget.size
 
 
+class Coarse(Shipping):
+    """Of whatever type does; but int8 does not."""
+
+    def choose(self, scheme: Scheme, *given: Any) -> Any:
+        return Shipping(self.block_of, self.layout, "fp16").choose(scheme, *given)
+
+
+def in_any_type(folder: Path, shipping: type[Shipping] = Shipping, **more: Any) -> Cutter:
+    made = cutter(folder, {"prefix": (1.0, 0.8), "elements": (1.0, 0.9)}, **more)
+    made.shipping = shipping(np.zeros(FEATURES, dtype=np.int64), None, None)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("size", "shipping", "tried", "wins"),
+    [
+        (512, Shipping, ["int8"], "int8"),
+        (512, Coarse, ["int8", "fp16"], "fp16"),
+        (480, Shipping, ["fp16"], "fp16"),  # scales alone would fill it
+        (4096, Shipping, ["fp32"], "int8"),  # all fits in any type, and the smallest is shipped
+    ],
+)
+def test_bytes_are_filled_in_the_type_that_is_shipped(
+    size: int, shipping: type[Shipping], tried: list[str], wins: str, tmp_path: Path
+) -> None:
+    made = in_any_type(tmp_path, shipping, rival=None)
+    facts = made.cut(parse_budget(f"{size / 2**10}KiB"))
+    assert facts["dtype"] == wins
+    assert made.phases.names == [f"fine_tune-{dtype}/{size / 2**10}KiB" for dtype in tried]  # type: ignore[attr-defined]
+    assert facts["bytes"] <= size
+    assert facts["bytes"] > 0.95 * size or facts["kept"] == FEATURES * 6
+    assert Scheme.load(made.folder.scheme(facts["budget"]))[0].kept == facts["kept"]
+
+
+def test_a_second_way_fills_bytes_in_the_type_of_the_first(tmp_path: Path) -> None:
+    made = in_any_type(tmp_path, Coarse)
+    made.evaluate = lambda model: {"select/mse": 1.0 - 0.04 * (not model.turned)}
+    facts = made.cut(parse_budget("0.48KiB"))
+    assert (facts["by"], facts["dtype"]) == ("elements", "fp16")
+    assert 0.95 * 0.48 * 1024 < facts["bytes"] <= 0.48 * 1024
+
+
+def test_a_type_that_was_passed_over_is_not_tried_again(tmp_path: Path) -> None:
+    whole = in_any_type(tmp_path / "whole", Coarse, rival=None)
+    expected = whole.cut(parse_budget("0.5KiB"))
+    assert whole.phases.names == ["fine_tune-int8/0.5KiB", "fine_tune-fp16/0.5KiB"]  # type: ignore[attr-defined]
+    broken = in_any_type(tmp_path / "broken", Coarse, rival=None)
+    fit = broken.phases.fit
+
+    def fails(name: str, *given: Any, **how: Any) -> None:
+        if "fp16" in name:
+            raise KeyboardInterrupt
+        fit(name, *given, **how)
+
+    broken.phases.fit = fails  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        broken.cut(parse_budget("0.5KiB"))
+    again = in_any_type(tmp_path / "broken", Coarse, rival=None)
+    facts = again.cut(parse_budget("0.5KiB"))
+    assert again.phases.names == ["fine_tune-fp16/0.5KiB"]  # type: ignore[attr-defined]
+    assert facts["metrics"] == expected["metrics"]
+    assert facts["kept"] == expected["kept"]
+
+
 def test_the_first_way_is_not_cut_again_where_the_second_was_interrupted(tmp_path: Path) -> None:
     losses: Losses = {"prefix": (1.0, 0.8), "elements": (1.0, 0.7)}
     broken = cutter(tmp_path, losses)

@@ -268,6 +268,20 @@ def test_another_cut_keeps_to_bytes_in_the_type_that_is_asked_for(of_clicks: Run
     assert layouts["int8"] == "dense", "of small numbers all of this table fits"
 
 
+def test_another_cut_fills_bytes_in_the_type_that_does(of_clicks: Run, tmp_path: Path) -> None:
+    folder, _ = of_clicks
+    kept = {}
+    for name, more in {"fp32": ["--dtype", "fp32"], "0": ["--tolerance", "0"], "10": ["--tolerance", "10"]}.items():
+        ship = tmp_path / name
+        assert export.main([str(folder), "--to", str(ship), "--budget", "0.9KiB", "--by", "prefix", *more]) == 0
+        assert (ship / "table.safetensors").stat().st_size <= 0.9 * 1024
+        kept[name] = Predictor.open(ship).embedding.table.kept
+        dtype = PackedEmbedding.open(ship).table.values.dtype
+        assert dtype == {"fp32": "fp32", "10": "int8"}.get(name, dtype)
+    assert kept["fp32"] <= kept["0"] <= kept["10"]
+    assert kept["fp32"] < kept["10"]
+
+
 def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = of_clicks
     ship, rows = tmp_path / "ship", tmp_path / "rows.csv"

@@ -168,7 +168,8 @@ def _check_sizes(settings: Settings, blueprint: Blueprint) -> None:
     given = [budget.of_table(len(block_of) * blueprint.dims * tables_of(interaction)) for budget in given]
     sizes = {budget.name: budget.size for budget in given if budget.size is not None}
     dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1
-    least = shipping(settings, block_of).bytes_of(np.zeros((len(block_of), dims), dtype=bool), {})
+    shipped, nothing = shipping(settings, block_of), np.zeros((len(block_of), dims), dtype=bool)
+    least = min(shipped.bytes_of(nothing, {}, dtype) for dtype in shipped.widths)
     for name, size in sizes.items():
         if size < least:
             raise ConfigError(

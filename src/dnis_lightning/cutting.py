@@ -19,12 +19,13 @@ from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.measures import headline, worse_by
+from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
-from dnis_lightning.search.prune import By, Pruning, chosen_by, cut_mask, most_that_fits
-from dnis_lightning.shipping import Shipping
+from dnis_lightning.search.prune import Pruning, chosen_by, cut_mask, most_that_fits
+from dnis_lightning.shipping import WIDTHS, Shipping, worth_trying
 from dnis_lightning.training.cut_steps import CutSteps, Metrics, chosen_now
 from dnis_lightning.training.phases import PhaseRunner
 
@@ -56,13 +57,14 @@ class Uncut:
 class _Way:
     """What is cut, and how.
 
-    suffix: of the names of its trainings. margin: a rival is dropped where, before the last of them, its metric is
-    worse than that of the first way by more than this share; lead: it stays where, after it, its metric is better than
-    the best so far by more than this one.
+    sized: the type of numbers that bytes are filled with. suffix: of the names of its trainings. margin: a rival is
+    dropped where, before the last of them, its metric is worse than that of the first way by more than this share;
+    lead: it stays where, after it, its metric is better than the best so far by more than this one.
     """
 
     uncut: Uncut
     pruning: Pruning
+    sized: DTypeName
     suffix: str = ""
     margin: float = 0.0
     lead: float = 0.0
@@ -122,9 +124,9 @@ class Cutter:
         return True
 
     def _forget(self, name: str, step: str = "") -> None:
-        """Takes the steps of a cut, or one of them, out of the journal, so that they are done again."""
+        """Takes the steps of a cut, or those that begin so, out of the journal, so that they are done again."""
         done = self.phases.journal.done
-        for stale in [one for one in done if one.endswith(f"/{name}") and one.startswith(f"{step}/" if step else "")]:
+        for stale in [one for one in done if one.endswith(f"/{name}") and one.startswith(step)]:
             done.pop(stale)
 
     def _make(self, budget: Budget) -> None:
@@ -135,12 +137,12 @@ class Cutter:
         elif not self._on_disk(name):
             self._forget(name)
         if found not in journal.done:
-            self._try(budget, self._first)
+            self._begin(budget)
         facts = journal.done[found]["facts"]
         if budget.loss is not None:
             self._fit_to_loss(name, budget.loss)
         elif budget.epsilon is None and 0 < facts["kept"] < self.whole:
-            for rival in self._rivals(facts["by"]):
+            for rival in self._rivals(facts):
                 self._try_rival(budget, rival)
         seconds = max(time.perf_counter() - started, self._trained(name))
         facts = journal.done.pop(found)["facts"]
@@ -151,15 +153,44 @@ class Cutter:
 
     @property
     def _first(self) -> _Way:
-        return _Way(self.uncut, self.pruning)
+        return _Way(self.uncut, self.pruning, self.shipping.widths[-1])
 
-    def _rivals(self, by: By) -> Iterator[_Way]:
-        """Other ways to cut than the first, which was by `by`."""
-        if self.pruning.rival not in (None, by):
+    def _rivals(self, facts: Mapping[str, Any]) -> Iterator[_Way]:
+        """Other ways to cut than the first, of which these are the facts."""
+        if self.pruning.rival not in (None, facts["by"]):
             pruning = replace(self.pruning, by=self.pruning.rival)
-            yield _Way(self.uncut, pruning, f"-{self.pruning.rival}", RIVAL_MARGIN)
+            yield _Way(self.uncut, pruning, facts["dtype"], f"-{self.pruning.rival}", RIVAL_MARGIN)
         if self.before_search is not None:
-            yield _Way(self.before_search, self.pruning, f"-{self.before_search.name}", lead=LEAD)
+            yield _Way(self.before_search, self.pruning, facts["dtype"], f"-{self.before_search.name}", lead=LEAD)
+
+    def _begin(self, budget: Budget) -> None:
+        """Cuts in the first way.
+
+        Where bytes are to be filled with numbers of whatever type does, the narrowest is tried first: it holds most.
+        What would ship in a wider one, and so exceed them, is cut anew for the next.
+        """
+        journal, most = self.phases.journal, math.inf if budget.size is None else budget.size
+        *narrower, widest = [self._first] if budget.size is None else self._by_width(budget)
+        for way in narrower:
+            passed_over = f"passed-over{way.suffix}/{budget.name}"
+            if passed_over in journal.done:
+                continue
+            facts = self._try(budget, way, stays=lambda facts: facts["bytes"] <= most)
+            assert facts is not None, "nothing was to be dropped"
+            if facts["bytes"] <= most:
+                return
+            log.info("%s: in %s it would lose more than ship.tolerance; cut anew", budget.name, way.sized)
+            journal.record(passed_over, {"seconds": 0.0})
+            journal.write()
+        self._try(budget, widest)
+
+    def _by_width(self, budget: Budget) -> list[_Way]:
+        """The first way in all types of numbers that are worth it."""
+        if self.shipping.dtype is not None:
+            return [self._first]
+        entries = {dtype: int(self._masked(budget, replace(self._first, sized=dtype))[1].sum()) for dtype in WIDTHS}
+        chosen = worth_trying(WIDTHS, lambda dtype: entries[dtype])
+        return [replace(self._first, sized=dtype, suffix=f"-{dtype}") for dtype in chosen]
 
     def _try(
         self,
@@ -189,7 +220,10 @@ class Cutter:
             budget,
             way,
             is_hopeless=lambda before: self.score(before) > most,
-            stays=lambda other: worse_by(self.score(other["metrics"]), way.lead) < best,
+            stays=lambda other: (
+                worse_by(self.score(other["metrics"]), way.lead) < best
+                and other["bytes"] <= (math.inf if budget.size is None else budget.size)
+            ),
         )
 
     def _fit_to_loss(self, name: str, loss: float) -> None:
@@ -230,10 +264,9 @@ class Cutter:
 
     def _attempt(self, budget: Budget, way: _Way, is_hopeless: Callable[[Metrics], bool]) -> _Attempt | None:
         """Cuts and trains; None where that is hopeless by the metrics before the last training."""
-        model, pruning, name = way.uncut.model(), way.pruning, budget.name
-        in_bytes = self._in_bytes(model, budget.size)
-        fits = in_bytes if budget.loss is None else self._in_loss(model, budget.loss)
-        mask = cut_mask(model, budget, pruning, way.uncut.importance, self.whole, fits)
+        pruning, name = way.pruning, budget.name
+        model, mask = self._masked(budget, way)
+        in_bytes = self._in_bytes(model, budget.size, way.sized)
         kept = int(mask.sum())
         if kept == 0 and mask.numel():
             log.warning("%s: nothing is kept of the table", name)
@@ -259,12 +292,19 @@ class Cutter:
         facts |= {"by": chosen_by(model, pruning), "cut_from": way.uncut.name}
         return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": before})
 
-    def _in_bytes(self, model: Recommender, size: float | None) -> Callable[[Tensor], bool]:
-        """Whether a mask keeps to so many bytes; all do where nothing is said."""
+    def _masked(self, budget: Budget, way: _Way) -> tuple[Recommender, Tensor]:
+        """The uncut model, turned where the way does so, and which of its entries are to stay."""
+        model = way.uncut.model()
+        in_bytes = self._in_bytes(model, budget.size, way.sized)
+        fits = in_bytes if budget.loss is None else self._in_loss(model, budget.loss)
+        return model, cut_mask(model, budget, way.pruning, way.uncut.importance, self.whole, fits)
+
+    def _in_bytes(self, model: Recommender, size: float | None, dtype: DTypeName) -> Callable[[Tensor], bool]:
+        """Whether a mask keeps to so many bytes in a type of numbers; all do where nothing is said."""
         if size is None:
             return _always
         projections = model.table.projection_arrays()
-        return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections) <= size
+        return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections, dtype) <= size
 
     def _most(self, unpruned: Recommender, loss: float) -> float:
         """The largest score that a cut may have."""

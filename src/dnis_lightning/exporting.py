@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from dnis_lightning.packed.embedding import WEIGHTS
 from dnis_lightning.packed.fields import PackedField
 from dnis_lightning.packed.resident import resident_bytes
 from dnis_lightning.packed.tensors import DAMAGE
+from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.paths import whole_file, whole_folder
 from dnis_lightning.plain_files import write_dense, write_described, write_structured
 from dnis_lightning.recommender import GATES, Recommender, tables_of
@@ -39,7 +41,7 @@ from dnis_lightning.search.importance import IMPORTANCE, Importance
 from dnis_lightning.search.prune import By, cut_mask
 from dnis_lightning.serving import Predictor, described
 from dnis_lightning.settings import Settings
-from dnis_lightning.shipping import Shipping, Wanted
+from dnis_lightning.shipping import Shipping, Wanted, worth_trying
 from dnis_lightning.training.datamodule import SplitsDataModule
 
 log = logging.getLogger(__name__)
@@ -80,12 +82,15 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     blueprint, _ = Blueprint.load(run.path / "recommender.json")
     layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
     shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
-    scheme, rest = _scheme_and_rest(run, blueprint, result, budget, wanted.by, shipping)
-    if wanted.dtype is None:
-        table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
-    else:
-        table = shipping.packed(scheme, wanted.dtype)
-        metrics = _known(result, budget, wanted.dtype) if wanted.by is None else {}
+    tried, most = _tried(run, blueprint, result, budget, wanted.by, shipping)
+    for scheme, rest in tried:
+        if wanted.dtype is None:
+            table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
+        else:
+            table = shipping.packed(scheme, wanted.dtype)
+            metrics = _known(result, budget, wanted.dtype) if wanted.by is None else {}
+        if table.bytes <= most:
+            break
     fields, told = _fields_and_told(run, result, budget)
     told |= {"select": metrics, "model": described(blueprint), "bytes": dict(table.parts)}
     with whole_folder(to, anew=True) as part:
@@ -179,33 +184,53 @@ def _test_rows(run: RunFolder) -> Batch | None:
     return next(iter(loader), None)
 
 
-def _scheme_and_rest(
+def _tried(
     run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: By | None, shipping: Shipping
-) -> tuple[Scheme, dict[str, torch.Tensor]]:
+) -> tuple[list[tuple[Scheme, dict[str, torch.Tensor]]], float]:
+    """Tables of a budget, each with the model's other weights, to be tried in turn, and the most bytes of their file.
+
+    There is one: a cut that the run has, unless it is to be made anew, or the whole table as it is or is cut now. But
+    bytes are filled in each type that may be shipped and is worth it; the one that holds the most entries comes first.
+    """
     if by is None and any(cut["budget"] == budget for cut in result["pruned"]):
-        scheme, rest = Scheme.load(run.scheme(budget))
-        return scheme, {name: torch.from_numpy(np.array(array)) for name, array in rest.items()}
+        scheme, arrays = Scheme.load(run.scheme(budget))
+        return [(scheme, {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})], math.inf
+    model = _whole(run, blueprint)
+    if budget == "unpruned":
+        return [(model.scheme(), model.rest())], math.inf
+    whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
+    del model
+    bound = parse_budget(budget).of_table(whole)
+    if bound.loss is not None:
+        raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
+    pruning = build.pruning(_settings(run))
+    pruning = replace(pruning, by=by or pruning.by)
+    log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
+    importance = _importance(run, pruning.by)
+    types, most = (shipping.widths[-1:], math.inf) if bound.size is None else (shipping.widths, bound.size)
+
+    def cut(dtype: DTypeName) -> tuple[Scheme, dict[str, torch.Tensor]]:
+        model = _whole(run, blueprint)
+
+        def fits(mask: torch.Tensor) -> bool:
+            return shipping.bytes_of(mask.numpy(), model.table.projection_arrays(), dtype) <= most
+
+        mask = cut_mask(model, bound, pruning, importance, whole, fits)
+        model.keep(model.merged_table(), mask)
+        return model.scheme(), model.rest()  # turned, other weights are others, too
+
+    tried = worth_trying([cut(dtype) for dtype in types], lambda one: one[0].kept)
+    if not tried[0][0].kept and shipping.packed(tried[-1][0], types[-1]).bytes > most:
+        raise RunError(f"--budget {budget}: the file is larger even with nothing kept; take a larger one")
+    return tried, most
+
+
+def _whole(run: RunFolder, blueprint: Blueprint) -> Recommender:
+    """The run's model, as its last training left it."""
     weights = load_best(run)["recommender"]
     model: Recommender = blueprint.build(gated=GATES in weights)
     model.load_weights(weights)
-    if budget != "unpruned":
-        whole = result["features"] * result["base_dim"] * tables_of(model.interaction)
-        pruning = build.pruning(_settings(run))
-        pruning = replace(pruning, by=by or pruning.by)
-        log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
-        bound = parse_budget(budget).of_table(whole)
-        if bound.loss is not None:
-            raise RunError(f"--budget {budget}: only a run finds that out; here write cr:20, 10% or 25MiB")
-
-        def fits(mask: torch.Tensor) -> bool:
-            projections = model.table.projection_arrays()
-            return shipping.bytes_of(mask.numpy(), projections) <= (bound.size or 0)
-
-        mask = cut_mask(model, bound, pruning, _importance(run, pruning.by), whole, fits)
-        if bound.size is not None and not mask.any() and not fits(mask):
-            raise RunError(f"--budget {budget}: the file is larger even with nothing kept; take a larger one")
-        model.keep(model.merged_table(), mask)
-    return model.scheme(), model.rest()
+    return model
 
 
 def _all(result: Mapping[str, Any]) -> list[dict[str, Any]]:

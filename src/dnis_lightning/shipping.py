@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from dnis_lightning.search.prune import By
 
 Format = Literal["packed", "dense", "structured", "onnx"]
 Metrics = Mapping[str, Any]
+WIDTHS: tuple[DTypeName, ...] = ("int8", "fp16", "fp32")
+"""A type of each width, narrowest first."""
 TOLERANCE = 0.001
 """How much worse a smaller type may be, as a share of the metric that decides, where nobody says otherwise."""
 
@@ -88,10 +90,15 @@ class Shipping:
             way_on = "take fp32, by ship.dtype or the --dtype of export"
             raise RunError(f"the table does not go into {dtype}: {fault}; {way_on}") from fault
 
-    def bytes_of(self, mask: np.ndarray, projections: Mapping[int, np.ndarray]) -> int:
-        """The size of the file of a table that keeps these entries, (N, K) bool; in fp32 if the type is yet unknown."""
+    @property
+    def widths(self) -> tuple[DTypeName, ...]:
+        """The types that a table may be sized in, to fill a number of bytes; narrowest first."""
+        return WIDTHS if self.dtype is None else (self.dtype,)
+
+    def bytes_of(self, mask: np.ndarray, projections: Mapping[int, np.ndarray], dtype: DTypeName) -> int:
+        """The size of the file of a table that keeps these entries, (N, K) bool, in a type."""
         scheme = Scheme.from_dense(np.zeros(mask.shape, dtype=np.float32), mask, dict(projections))
-        return scheme.packed(self.block_of, self.dtype or "fp32", self.layout).bytes
+        return scheme.packed(self.block_of, dtype, self.layout).bytes
 
     def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
         for dtype in STORED:
@@ -100,6 +107,18 @@ class Shipping:
                     yield scheme.packed(self.block_of, dtype, self.layout)
             except OverflowError:
                 continue
+
+
+Sized = TypeVar("Sized")
+
+
+def worth_trying(sized: Sequence[Sized], entries: Callable[[Sized], int]) -> list[Sized]:
+    """Of tables that fill the same bytes in wider and wider types those that hold more than all of the wider ones."""
+    chosen: list[Sized] = []
+    for one in reversed(sized):
+        if not chosen or entries(one) > entries(chosen[0]):
+            chosen.insert(0, one)
+    return chosen
 
 
 def as_shipped(scheme: Scheme, packed: PackedTable) -> Scheme:
