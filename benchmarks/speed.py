@@ -197,13 +197,15 @@ def _prepared(data: str, at: Path, small: bool) -> Prepared:
     from dnis_lightning.data.criteo import Criteo
     from dnis_lightning.data.prepare import prepare
     from dnis_lightning.data.synthetic import Synthetic
+    from dnis_lightning.paths import whole_file
 
     part = 10 if small else 1
     if data == "criteo":
         text = at / f"criteo-{part}.txt"
         if not text.exists():
             at.mkdir(parents=True, exist_ok=True)
-            generate(text, 2_000_000 // part, 0)
+            with whole_file(text) as file:
+                generate(file, 2_000_000 // part, 0)
         return prepare(Criteo(path=str(text)), cache=at / "cache")
     source = Synthetic(rows=2_000_000 // part, field_count=2, features_per_field=83_000 // part, zipf=0.9)
     return prepare(source, cache=at / "cache")

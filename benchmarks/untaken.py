@@ -2,7 +2,8 @@
 
     python -m benchmarks.untaken noise data=movielens-100k model=mf 'search.budget=[10%]' seed=0
 
-runs the main command with that part replaced; `make ablation` runs them all, and holds them against the recipe.
+runs the main command with that part replaced, into outputs/untaken/noise unless it is told where; `make ablation` runs
+them all, and holds them against the recipe.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from benchmarks.runs import slug
 from dnis_lightning import build, command, cutting
 from dnis_lightning.batch import Batch
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import load_best
+from dnis_lightning.errors import ConfigError
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.recommender import GATES, Prediction, Recommender
 from dnis_lightning.run import Run
@@ -86,12 +89,10 @@ class FrozenWhereNoise(SearchModule):
 class Steered(SearchModule):
     """No penalty is given: each step's is what takes the mean of the gates from 1 to `DENSITY`, evenly."""
 
-    taken = 0
-
     def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
-        self.taken += 1
         data = normalise(gradient, self.gate_step.epsilon)
-        done = min(self.taken / self.trainer.estimated_stepping_batches, 1)
+        taken = self.trainer.fit_loop.total_batch_idx + 1
+        done = min(taken / self.trainer.estimated_stepping_batches, 1)
         excess = self.selection.gates.mean() - (1 - (1 - DENSITY) * done)
         penalty = (excess / self.gates_lr - data.mean()).clamp(min=0)
         return data + penalty, penalty
@@ -186,7 +187,8 @@ def finer_mask(
     """(N, K) bool: first dimensions of a quarter more entries than may be kept, of which those that count least go."""
     if pruning.by != "prefix":  # the second way of prune=best
         return cut_mask(model, budget, pruning, importance, whole, fits)
-    assert budget.rate is not None, "this is for budgets of entries"
+    if budget.rate is None:
+        raise ConfigError(f"finer: {budget.name} is no share of the entries; take a budget as 10% or cr:20")
     mask = cut_mask(model, replace(budget, rate=budget.rate / MORE), pruning, importance, whole, fits)
     worth, own = importance.by_table(model, pruning.frequency_power)
     return largest(worth, most_entries(whole, budget.rate), mask.view_as(own)).view_as(mask)
@@ -258,10 +260,15 @@ def main() -> None:
     """
     if len(sys.argv) < 2 or (name := sys.argv[1].partition(":")[0]) not in NAMES:
         sys.exit(f"usage: python -m benchmarks.untaken {'|'.join(NAMES)} [key=value ...]")
-    _, *told = sys.argv.pop(1).split(":")
+    what = sys.argv.pop(1)
+    _, *told = what.split(":")
+    if (name in (BY_HAND, "given")) != bool(told) or (name == BY_HAND and not all(map(str.isdigit, told))):
+        sys.exit(f"{what}: expected lengths:8:8:4, given:FOLDER:FOLDER, or another name alone")
     if name == BY_HAND:
         ByHand.lengths = tuple(map(int, told))
     Given.runs = tuple(map(Path, told))
+    if not any(argument.startswith("output_dir=") for argument in sys.argv):
+        sys.argv.append(f"output_dir=outputs/untaken/{slug(what)}")  # else it would pass for a run of the recipe
     with _replaced(name):
         sys.exit(command.execute())
 
