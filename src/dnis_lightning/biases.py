@@ -68,7 +68,7 @@ def biases_alone(
 def _with_priors(objective: Objective, power: float, often: Tensor) -> Iterator[tuple[dict[str, float], Objective]]:
     """The objective, and where its L2 is no normal prior one that has that, each with what its L2 is called."""
     yield {"l2_bias": objective.l2_bias, "l2_power": power}, objective
-    if power != 1:
+    if power != 1 or not objective.l2_bias:
         prior = Objective(objective.task, objective.l2, _PRIOR, objective.l2_net, 1 / often)
         yield {"l2_bias": _PRIOR, "l2_power": 1.0}, prior
 

@@ -22,7 +22,7 @@ from dnis_lightning.packed.layouts import LAYOUTS, LayoutName
 from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.bilevel import frozen, normalise
-from dnis_lightning.search.prune import largest
+from dnis_lightning.search.prune import largest, most_entries
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _cut(embedding: nn.Embedding, selection: SoftSelection, rate: float) -> Sche
     there = torch.ones_like(merged, dtype=torch.bool)
     if embedding.padding_idx is not None:
         there[embedding.padding_idx] = False
-    mask = largest(merged.clone(), round(merged.numel() / rate), there)
+    mask = largest(merged.clone(), most_entries(merged.numel(), rate), there)
     return Scheme.from_dense(merged.cpu().numpy(), mask.cpu().numpy())
 
 
@@ -262,7 +262,7 @@ def _check(
         raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
     if not 1 <= rate < math.inf:
         raise ValueError(f"rate is {rate}, expected 1 or more: entries before / entries kept")
-    if round(embedding.weight.numel() / rate) < 1:
+    if most_entries(embedding.weight.numel(), rate) < 1:
         raise ValueError(f"rate is {rate}, which keeps none of {embedding.weight.numel()} entries")
     if embedding.weight.dtype != torch.float32:
         raise ValueError(f"embedding is {embedding.weight.dtype}, expected float32: model.float()")
