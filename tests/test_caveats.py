@@ -57,7 +57,9 @@ def test_what_keeps_more_than_nothing_is_told_by_what_was_asked_for() -> None:
 def test_a_cut_that_is_beyond_its_loss_is_warned_of() -> None:
     names = ("loss:1%", "loss:5%", "10%")
     cuts = [table(1.02, name) for name in names]
-    (warning,) = beyond_their_loss(table(1.0), cuts, map(parse_budget, names), "mse")
+    for cut, within in zip(cuts[:2], (False, True), strict=True):
+        cut["within_loss"] = within
+    (warning,) = beyond_their_loss(cuts)
     assert warning.startswith("loss:1%: no table was found within that loss; take a larger one")
 
 

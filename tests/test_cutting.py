@@ -6,7 +6,7 @@ import gc
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -245,6 +245,29 @@ def test_the_first_way_is_not_cut_again_where_the_second_was_interrupted(tmp_pat
     assert cutter(tmp_path, losses).cut(parse_budget("cr:3"))["by"] == "elements", "nor once it is done"
 
 
+def test_a_rival_that_was_tried_is_not_tried_again(tmp_path: Path) -> None:
+    losses: Losses = {"prefix": (1.0, 0.8), "elements": (1.0, 0.9), "warm_start": (0.99, 0.6)}
+
+    def made(fails_at: str = "") -> Cutter:
+        one = cutter(tmp_path, losses, before_search=Uncut("warm_start", before_search, IMPORTANCE))
+        fit = one.phases.fit
+
+        def fails(name: str, *given: Any, **how: Any) -> None:
+            if fails_at and name.startswith(fails_at):
+                raise KeyboardInterrupt
+            fit(name, *given, **how)
+
+        one.phases.fit = fails  # type: ignore[method-assign, assignment]
+        return one
+
+    with pytest.raises(KeyboardInterrupt):
+        made("fine_tune-warm_start").cut(parse_budget("cr:3"))
+    again = made()
+    assert again.cut(parse_budget("cr:3"))["cut_from"] == "warm_start"
+    assert again.phases.names == ["fine_tune-warm_start/cr:3"]  # type: ignore[attr-defined]
+    assert "tried" not in again.phases.journal.done["cut/cr:3"]
+
+
 def by_size(folder: Path, *, needed: float, trains: bool = True) -> Cutter:
     """What is lost by a cut grows from nothing to 10 %; once trained, to nothing where a share of entries is kept."""
 
@@ -274,9 +297,17 @@ def test_the_smallest_table_within_a_loss_is_found_by_training(needed: float, tm
 class Rounded(Shipping):
     """What is shipped is far worse than the same in fp32, but for large tables."""
 
+    least: ClassVar[int] = 150
+
     def choose(self, scheme: Scheme, metrics: Any, evaluate: Any, score: Any) -> Any:
         packed, metrics = super().choose(scheme, metrics, evaluate, score)
-        return packed, {"select/mse": metrics["select/mse"] + 0.1 * (scheme.kept < 150)}
+        return packed, {"select/mse": metrics["select/mse"] + 0.1 * (scheme.kept < self.least)}
+
+
+class RoundedAtNothing(Rounded):
+    """The same, but for tables of an entry or more."""
+
+    least = 1
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -288,6 +319,25 @@ def test_a_first_cut_that_is_beyond_the_loss_in_the_end_is_made_larger(trains: b
     assert 150 <= facts["kept"] <= 150 * NARROWED
 
 
+def test_where_none_are_too_few_the_least_that_do_are_found(tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=0, trains=True)
+    made.evaluate = lambda model: {"select/mse": 1.0}
+    made.shipping = RoundedAtNothing(np.zeros(FEATURES, dtype=np.int64))
+    facts = made.cut(parse_budget("loss:3%"))
+    assert facts["kept"] == 1
+    assert facts["within_loss"]
+
+
+def test_a_loss_of_nothing_is_not_decided_by_rounding(tmp_path: Path) -> None:
+    made = by_size(tmp_path, needed=0, trains=False)
+    made.evaluate = lambda model: {
+        "select/mse": 1.0 + 1e-7 * model.turned + 0.1 * (int(model.table.kept().sum()) < FEATURES * 6)
+    }
+    facts = made.cut(parse_budget("loss:0%"))
+    assert facts["kept"] == FEATURES * 6
+    assert facts["within_loss"]
+
+
 def test_where_nothing_is_within_the_loss_the_best_is_kept(tmp_path: Path) -> None:
     made = by_size(tmp_path, needed=0, trains=False)
     made.shipping = Rounded(np.zeros(FEATURES, dtype=np.int64))
@@ -297,6 +347,7 @@ def test_where_nothing_is_within_the_loss_the_best_is_kept(tmp_path: Path) -> No
     )
     facts = made.cut(parse_budget("loss:3%"))
     assert facts["kept"] == FEATURES * 6
+    assert not facts["within_loss"]
     assert Scheme.load(made.folder.scheme("loss:3%"))[0].kept == FEATURES * 6
 
 

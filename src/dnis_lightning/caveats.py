@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from dnis_lightning.measures import cost_on_select, worse_by
+from dnis_lightning.measures import cost_on_select
 from dnis_lightning.search.budget import Budget
 
 Facts = Mapping[str, Any]
-"""What a result says of a table: `metrics`, and of a cut `budget`, `kept` and `bytes`, too."""
+"""What a result says of a table: `metrics`, and of a cut `budget`, `kept`, `bytes` and maybe `within_loss`, too."""
 
 _DIVERGED = 10
 """Times as bad as biases alone no training is that did not diverge."""
@@ -50,12 +50,10 @@ def no_better_than_biases(
         )
 
 
-def beyond_their_loss(uncut: Facts, cuts: Iterable[Facts], budgets: Iterable[Budget], metric: str) -> Iterator[str]:
+def beyond_their_loss(cuts: Iterable[Facts]) -> Iterator[str]:
     """Cuts to a loss that no table was found to be within."""
-    best = cost_on_select(metric, uncut["metrics"])
-    most = {budget.name: worse_by(best, budget.loss) for budget in budgets if budget.loss is not None}
     for cut in cuts:
-        if cost_on_select(metric, cut["metrics"]) > most.get(cut["budget"], math.inf):
+        if not cut.get("within_loss", True):
             yield (
                 f"{cut['budget']}: no table was found within that loss; take a larger one, or prune.schedule=one_shot, "
                 "which starts from what is known to be within it"
@@ -68,7 +66,7 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
     for cut in cuts:
         name, size = cut["budget"], cut["bytes"]
         bound = bounds[name]
-        if whole and not cut["kept"]:
+        if whole and not cut["kept"] and cut.get("within_loss", True):
             yield f"{name}: nothing of the table is kept; {_what_keeps_more(bound)}"
         if size > (bound.size or math.inf):
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"

@@ -85,7 +85,7 @@ def _check_pruning(settings: Settings, *, gated: bool, projected: bool) -> None:
     by, schedule, name = settings.prune.by, settings.prune.schedule, settings.search.name
     if by == "gates" and not gated:
         raise ConfigError(f"prune=gates: search={name} has no gates; take prune=elements")
-    if settings.prune.thresholds and schedule != "one_shot":
+    if any(budget.epsilon is not None for budget in budgets(settings)) and schedule != "one_shot":
         raise ConfigError(
             f"prune.thresholds: a cut at ε is made at once, not with prune.schedule={schedule}; take one_shot, or rates"
         )
@@ -168,7 +168,8 @@ def _check_sizes(settings: Settings, blueprint: Blueprint) -> None:
     given = [budget.of_table(len(block_of) * blueprint.dims * tables_of(interaction)) for budget in given]
     sizes = {budget.name: budget.size for budget in given if budget.size is not None}
     dims = settings.search.base_dim if construct(settings.search.method).trial_count == 1 else 1
-    shipped, nothing = shipping(settings, block_of), np.zeros((len(block_of), dims), dtype=bool)
+    nothing = np.zeros((len(block_of), dims * tables_of(interaction)), dtype=bool)
+    shipped = shipping(settings, block_of)
     least = min(shipped.bytes_of(nothing, {}, dtype) for dtype in shipped.widths)
     for name, size in sizes.items():
         if size < least:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ WARM_START = "warm_start"
 """What a model before its search is called, in `cut_from` and in the names of trainings."""
 LEAD = 0.01
 """The table before the search takes the place of what came of it where it is better on select by more than this."""
+ROUNDING = 1e-6
+"""A table that predicts the same is worse by so much, as a share, at most: turned, its logits are rounded otherwise."""
 NARROWED = 1.1
 """The smallest table within a loss is known once it has no more than so many times the entries of one that is not."""
 
@@ -123,18 +125,16 @@ class Cutter:
             return False
         return True
 
-    def _forget(self, name: str, step: str = "") -> None:
-        """Takes the steps of a cut, or those that begin so, out of the journal, so that they are done again."""
+    def _forget(self, name: str) -> None:
+        """Takes the steps of a cut out of the journal, so that they are done again."""
         done = self.phases.journal.done
-        for stale in [one for one in done if one.endswith(f"/{name}") and one.startswith(step)]:
+        for stale in [one for one in done if one.endswith(f"/{name}")]:
             done.pop(stale)
 
     def _make(self, budget: Budget) -> None:
         started, journal, name = time.perf_counter(), self.phases.journal, budget.name
         found = f"found/{name}"
-        if found not in journal.done:
-            self._forget(name, "fine_tune")  # its weights were not kept
-        elif not self._on_disk(name):
+        if found in journal.done and not self._on_disk(name):
             self._forget(name)
         if found not in journal.done:
             self._begin(budget)
@@ -143,7 +143,8 @@ class Cutter:
             self._fit_to_loss(name, budget.loss)
         elif budget.epsilon is None and 0 < facts["kept"] < self.whole:
             for rival in self._rivals(facts):
-                self._try_rival(budget, rival)
+                if rival.suffix not in journal.done[found]["tried"]:
+                    self._try_rival(budget, rival)
         seconds = max(time.perf_counter() - started, self._trained(name))
         facts = journal.done.pop(found)["facts"]
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
@@ -206,15 +207,23 @@ class Cutter:
         if stays(attempt.facts):
             if is_rank_zero():
                 save_pruned(self.folder, name, attempt.scheme, attempt.model)
-            first = {"seconds": 0.0, "too_few": None, "first": attempt.facts["metrics_before_finetune"]}
-            before = self.phases.journal.done.get(f"found/{name}", first)
-            self.phases.journal.record(f"found/{name}", before | {"facts": attempt.facts})
-            self.phases.journal.write()
+            first = {"seconds": 0.0, "too_few": None, "tried": [], "first": attempt.facts["metrics_before_finetune"]}
+            self._note(name, self.phases.journal.done.get(f"found/{name}", first) | {"facts": attempt.facts})
         return attempt.facts
+
+    def _note(self, name: str, state: dict[str, Any]) -> None:
+        """Writes down how far a cut has come.
+
+        facts: of what is best so far. first: its metrics before the first way was fine-tuned. tried: the suffixes of
+        rivals, whatever came of them. too_few: the most entries that a loss was found to be beyond.
+        """
+        self.phases.journal.record(f"found/{name}", state)
+        self.phases.journal.write()
 
     def _try_rival(self, budget: Budget, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        found = self.phases.journal.done[f"found/{budget.name}"]
+        done, name = self.phases.journal.done, budget.name
+        found = done[f"found/{name}"]
         most, best = worse_by(self.score(found["first"]), way.margin), self.score(found["facts"]["metrics"])
         self._try(
             budget,
@@ -225,6 +234,8 @@ class Cutter:
                 and other["bytes"] <= (math.inf if budget.size is None else budget.size)
             ),
         )
+        found = done[f"found/{name}"]
+        self._note(name, found | {"tried": [*found["tried"], way.suffix]})
 
     def _fit_to_loss(self, name: str, loss: float) -> None:
         """Halves what is kept while that, trained, costs no more on select than it may; then narrows down by bisection.
@@ -232,9 +243,7 @@ class Cutter:
         Where the first cut, which was within the loss before any training, is beyond it afterwards, as schedules that
         train anew or small numbers have it, it is doubled instead, to the whole table if need be.
         """
-        journal, unpruned = self.phases.journal, self.uncut.model()
-        most, entries = self._most(unpruned, loss), int(unpruned.table.kept().sum())
-        del unpruned
+        journal, most, entries = self.phases.journal, self._most(loss), int(self.uncut.model().table.kept().sum())
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
         def fits(facts: Mapping[str, Any]) -> bool:
@@ -243,6 +252,7 @@ class Cutter:
         while True:
             state = journal.done[f"found/{name}"]
             facts, too_few = state["facts"], state["too_few"]
+            facts["within_loss"] = fits(facts)
             enough = facts["kept"] if fits(facts) else None
             if enough is None and too_few is None:
                 too_few = state["too_few"] = facts["kept"]
@@ -259,8 +269,7 @@ class Cutter:
             assert tried is not None, "nothing was to be dropped"
             log.info("%s: %d entries are %s", name, count, "enough" if fits(tried) else "too few")
             if not fits(tried):
-                journal.record(f"found/{name}", journal.done[f"found/{name}"] | {"too_few": count})
-                journal.write()
+                self._note(name, journal.done[f"found/{name}"] | {"too_few": count})
 
     def _attempt(self, budget: Budget, way: _Way, is_hopeless: Callable[[Metrics], bool]) -> _Attempt | None:
         """Cuts and trains; None where that is hopeless by the metrics before the last training."""
@@ -294,25 +303,27 @@ class Cutter:
 
     def _masked(self, budget: Budget, way: _Way) -> tuple[Recommender, Tensor]:
         """The uncut model, turned where the way does so, and which of its entries are to stay."""
+        most = None if budget.loss is None else self._most(budget.loss)  # which loads a model of its own
         model = way.uncut.model()
-        in_bytes = self._in_bytes(model, budget.size, way.sized)
-        fits = in_bytes if budget.loss is None else self._in_loss(model, budget.loss)
+        fits = self._in_bytes(model, budget.size, way.sized) if most is None else self._in_loss(model, most)
         return model, cut_mask(model, budget, way.pruning, way.uncut.importance, self.whole, fits)
 
     def _in_bytes(self, model: Recommender, size: float | None, dtype: DTypeName) -> Callable[[Tensor], bool]:
         """Whether a mask keeps to so many bytes in a type of numbers; all do where nothing is said."""
         if size is None:
             return _always
-        projections = model.table.projection_arrays()
-        return lambda mask: self.shipping.bytes_of(mask.cpu().numpy(), projections, dtype) <= size
+        return self.shipping.fits(size, model.table.projection_arrays(), dtype)
 
-    def _most(self, unpruned: Recommender, loss: float) -> float:
+    def _most(self, loss: float) -> float:
         """The largest score that a cut may have."""
-        return worse_by(self.score(self.evaluate(unpruned)), loss)
+        return worse_by(self._score_of_uncut, loss + ROUNDING)
 
-    def _in_loss(self, model: Recommender, loss: float) -> Callable[[Tensor], bool]:
-        """Whether a mask keeps to what the cut may cost on select."""
-        most = self._most(model, loss)
+    @cached_property
+    def _score_of_uncut(self) -> float:
+        return self.score(self.evaluate(self.uncut.model()))
+
+    def _in_loss(self, model: Recommender, most: float) -> Callable[[Tensor], bool]:
+        """Whether what a mask keeps has no larger score than that."""
         return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
 
     def _evaluated_as(self, scheme: Scheme, model: Recommender) -> Metrics:
@@ -337,7 +348,7 @@ def _next_count(enough: int | None, too_few: int | None, entries: int) -> int | 
         return min(max(2 * too_few, entries // 64, 1), entries) if too_few < entries else None
     if too_few is None:
         return enough // 2 if enough else None
-    count = round(math.sqrt(enough * too_few))
+    count = round(math.sqrt(enough * max(too_few, 1)))
     return count if enough > too_few * NARROWED and too_few < count < enough else None
 
 

@@ -212,11 +212,8 @@ def _tried(
     def cut(dtype: DTypeName) -> tuple[Scheme, dict[str, torch.Tensor]]:
         model = _whole(run, blueprint)
 
-        def fits(mask: torch.Tensor) -> bool:
-            return shipping.bytes_of(mask.numpy(), model.table.projection_arrays(), dtype) <= most
-
-        mask = cut_mask(model, bound, pruning, importance, whole, fits)
-        model.keep(model.merged_table(), mask)
+        fits = shipping.fits(most, model.table.projection_arrays(), dtype)
+        model.keep(model.merged_table(), cut_mask(model, bound, pruning, importance, whole, fits))
         return model.scheme(), model.rest()  # turned, other weights are others, too
 
     tried = worth_trying([cut(dtype) for dtype in types], lambda one: one[0].kept)
@@ -245,7 +242,7 @@ def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str
     if given is None or given in names:
         return names[0] if given is None else given
     try:
-        name = parse_budget(given).name
+        budget = parse_budget(given)
     except ConfigError as fault:
         raise RunError(
             f"--budget {given}: no cut of {run.path}, which has {', '.join(names)}; for another write cr:20, 10% "
@@ -253,7 +250,8 @@ def _budget(run: RunFolder, result: Mapping[str, Any], given: str | None) -> str
         ) from fault
     if result["features"] and not result["base_dim"]:
         raise RunError(f"--budget {given}: the table of {run.path} has no dimensions, so nothing can be cut")
-    return name
+    cuts = {replace(parse_budget(cut["budget"]), name=""): cut["budget"] for cut in result["pruned"]}
+    return str(cuts.get(replace(budget, name=""), budget.name))
 
 
 def _result_of(run: RunFolder) -> dict[str, Any]:

@@ -90,7 +90,10 @@ class Run:
         """All steps; returns what `result.json` holds."""
         trials = self._trials()
         unpruned, whole = self._unpruned()
-        cutter = self._cutter(whole)
+        before_search = self._before_search()
+        if before_search is None:
+            self.journal.let_go()
+        cutter = self._cutter(whole, before_search)
         cuts = [cutter.cut(budget) for budget in build.budgets(self.settings)]
         model = self._best_model()
         dims = {cut["budget"]: Scheme.load(self.folder.scheme(cut["budget"]))[0].dims_per_feature for cut in cuts}
@@ -174,10 +177,7 @@ class Run:
         model.keep(torch.from_numpy(scheme.dense()), None)
         return model
 
-    def _cutter(self, whole: int) -> Cutter:
-        if (before_search := self._before_search()) is None and self.journal.kept:
-            self.journal.kept.clear()
-            self.journal.write()
+    def _cutter(self, whole: int, before_search: Uncut | None) -> Cutter:
         return Cutter(
             self.pruning,
             self.shipping,
@@ -220,7 +220,7 @@ class Run:
         found = [
             *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", metric),
             *caveats.no_better_than_biases(unpruned, cuts, biases, metric, self.settings.model.l2),
-            *caveats.beyond_their_loss(unpruned, cuts, budgets, metric),
+            *caveats.beyond_their_loss(cuts),
             *caveats.beyond_their_size(cuts, budgets, whole),
         ]
         for caveat in found:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.paths import leftovers, whole_folder
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.prune import By
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Format = Literal["packed", "dense", "structured", "onnx"]
 Metrics = Mapping[str, Any]
@@ -99,6 +102,10 @@ class Shipping:
         """The size of the file of a table that keeps these entries, (N, K) bool, in a type."""
         scheme = Scheme.from_dense(np.zeros(mask.shape, dtype=np.float32), mask, dict(projections))
         return scheme.packed(self.block_of, dtype, self.layout).bytes
+
+    def fits(self, size: float, projections: Mapping[int, np.ndarray], dtype: DTypeName) -> Callable[[Tensor], bool]:
+        """Whether a table that keeps certain entries, (N, K) bool, takes no more than so many bytes in a type."""
+        return lambda mask: self.bytes_of(mask.cpu().numpy(), projections, dtype) <= size
 
     def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
         for dtype in STORED:

@@ -75,6 +75,8 @@ def test_equal_gates_are_told_apart_by_their_entries() -> None:
         ("bytes:10%", Budget("bytes:10%", bytes_share=0.1)),
         ("loss:0.5%", Budget("loss:0.5%", loss=0.005)),
         ("loss:0%", Budget("loss:0%", loss=0)),
+        ("eps:0.01", at_threshold(0.01)),
+        ("eps:1e-05", at_threshold(1e-5)),
     ],
 )
 def test_budgets_as_users_say_them(text: str, budget: Budget) -> None:
@@ -137,7 +139,7 @@ def test_the_smallest_that_fits_is_found_where_larger_ones_do_not() -> None:
 
 
 def test_a_share_of_bytes_is_of_the_values_of_the_plain_table() -> None:
-    assert parse_budget("bytes:10%").of_table(1000) == Budget("bytes:10%", size=400, bytes_share=0.1)
+    assert parse_budget("bytes:10%").of_table(1000) == Budget("bytes:10%", size=400)
     assert parse_budget("10%").of_table(1000) == parse_budget("10%")
 
 

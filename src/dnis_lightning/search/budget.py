@@ -1,15 +1,16 @@
-"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`, `bytes:10%`, `loss:0.5%`."""
+"""How much of a table may be kept, as a user says it: `cr:20`, `10%`, `25MiB`, `bytes:10%`, `loss:0.5%`, `eps:0.01`."""
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dnis_lightning.errors import ConfigError
 
 _FORM = re.compile(
     r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)"
-    r"|bytes:(?P<bytes>[0-9.]+)%|loss:(?P<loss>[0-9.]+)%"
+    r"|bytes:(?P<bytes>[0-9.]+)%|loss:(?P<loss>[0-9.]+)%|eps:(?P<eps>[0-9.]+(e[+-]?[0-9]+)?)"
 )
 _LONGEST = 40  # a budget names files
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -33,9 +34,13 @@ class Budget:
     bytes_share: float | None = None
     loss: float | None = None
 
+    def __post_init__(self) -> None:
+        bounds = (self.rate, self.entries, self.epsilon, self.size, self.bytes_share, self.loss)
+        assert sum(bound is not None for bound in bounds) == 1, "one bound is given"
+
     def of_table(self, whole: int) -> Budget:
         """The same in bytes, where it is a share of those of the plain table, which has `whole` entries, N·K."""
-        return self if self.bytes_share is None else replace(self, size=self.bytes_share * 4 * whole)
+        return self if self.bytes_share is None else Budget(self.name, size=self.bytes_share * 4 * whole)
 
 
 def compression_rate(rate: float) -> Budget:
@@ -58,6 +63,7 @@ def at_threshold(epsilon: float) -> Budget:
 def parse_budget(text: str) -> Budget:
     """Read `cr:20` (compression rate), `10%` (share of the entries), `25MiB`, `bytes:10%` (of the file) or `loss:0.5%`.
 
+    And `eps:0.01`, as thresholds are called where they are listed.
     Raises ConfigError for anything else.
     """
     match = _FORM.fullmatch(text.strip()) if len(text) <= _LONGEST else None
@@ -72,6 +78,8 @@ def parse_budget(text: str) -> Budget:
             return Budget(text.strip(), bytes_share=float(match["bytes"]) / 100)
         if match and match["loss"] and float(match["loss"]) >= 0:
             return Budget(text.strip(), loss=float(match["loss"]) / 100)
+        if match and match["eps"] and math.isfinite(float(match["eps"])):
+            return at_threshold(float(match["eps"]))
     except ValueError:
         pass
     raise ConfigError(

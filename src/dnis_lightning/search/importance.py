@@ -62,7 +62,7 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path) -> Importance:
-        """Read what `save` wrote. Raises OSError and SafetensorError where that is not to be read.
+        """Read what `save` wrote. Raises OSError, SafetensorError and KeyError where that is not to be read.
 
         Of a model that could not be turned nobody asks for the sensitivity.
         """

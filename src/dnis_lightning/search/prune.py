@@ -38,7 +38,7 @@ class Pruning:
     `best_prefixes`.
     frequency_power: of `prefix`, p in what an entry counts for; see `Importance`.
     schedule: in how many steps, and what is trained between them.
-    rival: another way, which shares of entries and bytes are cut by, too; what is better on select stays.
+    rival: another way to cut, too, to all but losses and thresholds; what is better on select stays.
     """
 
     by: By
@@ -61,7 +61,8 @@ def cut_mask(
 ) -> Tensor:
     """(N, K) bool: the entries that stay within a budget.
 
-    budget: a threshold is one of |Ẽ|, of α where gates go, of s of `Importance` where first dimensions stay.
+    budget: its threshold is one of |Ẽ|, of α where gates go, of s of `Importance` where first dimensions stay, if rows
+    can be turned.
     importance: of entries, where first dimensions stay. whole: N·K, the number of entries that rates and shares are of.
     fits: whether a mask keeps to a budget in bytes, of which the largest that does is taken, or to one in loss, of
     which it is the smallest. Where the first dimensions are kept, the model is turned onto its principal axes, if it

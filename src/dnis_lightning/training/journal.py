@@ -75,6 +75,12 @@ class Journal:
         journal.under_way = state["step"] if has_step else None
         return journal
 
+    def let_go(self) -> None:
+        """Keep no longer what was wanted later."""
+        if self.kept:
+            self.kept.clear()
+            self.write()
+
     def state(self) -> dict[str, Any]:
         """What travels in a checkpoint."""
         names = ("done", "weights", "weights_of", "kept", "best", "history", "step", "step_began")
