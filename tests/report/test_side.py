@@ -11,7 +11,7 @@ import pytest
 from dnis_lightning.report.collect import collect
 from dnis_lightning.report.layout import markdown
 from dnis_lightning.report.settle import settle
-from dnis_lightning.report.side import side_tables
+from dnis_lightning.report.side import MOST_BLOCKS, side_tables
 from dnis_lightning.report.tables import Table, make_tables
 from dnis_lightning.report.write import write
 from tests.report.runs import make_run, part
@@ -42,21 +42,32 @@ def two_seeds(folder: Path, growth: float | None = 0.02) -> Table:
     return table
 
 
-def test_three_tables_of_means_over_seeds(tmp_path: Path) -> None:
-    against, calibration, search = side_tables(two_seeds(tmp_path))
+def test_four_tables_of_means_over_seeds(tmp_path: Path) -> None:
+    against, calibration, search, by_block = side_tables(two_seeds(tmp_path))
     assert against.columns == ("AUC", "Logloss")
     assert against.rows == (("DNIS (cr:2)", ("-0.0010 (-0.0110 to +0.0090)", "+0.0060 (-0.0040 to +0.0160)")),)
     assert calibration.rows == (("DNIS (cr:2)", ("0.2500", "0.2650", "0.0200")),)
     assert search.rows == (("DNIS (unpruned)", ("0.80", "5.0", "1.0", "0.0200", "0.0100", "2.0%")),)
     assert "how the searches went" in search.heading
+    assert by_block.columns == ("block 1", "block 2")
+    assert by_block.rows == (("DNIS (unpruned)", ("0.90 · 5.0", "0.80 · 6.0")),)
 
 
 def test_what_a_run_does_not_say_is_left_empty_or_out(tmp_path: Path) -> None:
-    *_, search = side_tables(two_seeds(tmp_path / "a", growth=None))
+    *_, search, _ = side_tables(two_seeds(tmp_path / "a", growth=None))
     assert search.rows[0][1][-1] == ""
     make_run(tmp_path / "b", clicks(0.8), task="ctr", search="none", diagnostics=None)
     (table,) = make_tables(settle(collect([tmp_path / "b"]).runs))
     assert side_tables(table) == []
+
+
+def test_of_many_blocks_the_worst_alone_are_told(tmp_path: Path) -> None:
+    told = diagnostics(0.02)
+    told["blocks"] = told["blocks"] * (MOST_BLOCKS // 2) + told["blocks"][:1]
+    make_run(tmp_path, clicks(0.8), task="ctr", diagnostics=told)
+    (table,) = make_tables(settle(collect([tmp_path]).runs))
+    (search,) = side_tables(table)
+    assert "how the searches went" in search.heading
 
 
 def test_a_difference_without_an_interval_stands_alone(tmp_path: Path) -> None:

@@ -134,12 +134,14 @@ def _run_columns(entry: _Entry) -> dict[str, Any]:
 
 
 def _search_columns(told: Diagnostics | None) -> dict[str, float]:
-    """The worst of the blocks, and what there is of all of them; nothing without a search."""
+    """Of each block, of the worst of them, and what there is of all; nothing without a search."""
     if told is None or not told.blocks:
         return {}
     return {
         "search_data_share": min(block.data_share for block in told.blocks),
         "search_signal": min(block.signal for block in told.blocks),
+        **{f"search_data_share_{number}": block.data_share for number, block in enumerate(told.blocks, 1)},
+        **{f"search_signal_{number}": block.signal for number, block in enumerate(told.blocks, 1)},
         "search_dead": sum(block.dead for block in told.blocks),
         **{f"search_drift_{when}": value for when, value in told.drift.items()},
         "search_gap_growth": _float((told.gap or {}).get("growth")),

@@ -14,6 +14,9 @@ from dnis_lightning.report.metrics import model_title, title
 from dnis_lightning.report.settle import UNPRUNED
 from dnis_lightning.report.tables import DIGITS, Table, values
 
+MOST_BLOCKS = 12
+"""Of more the report has no column each; they are in `result.json`."""
+
 
 @dataclass(frozen=True)
 class SideTable:
@@ -40,7 +43,21 @@ def _of_model(model: str, runs: pd.DataFrame, table: Table) -> Iterator[SideTabl
         cells = {title(metric): _interval(f"test/{metric}") for metric in metrics}
         yield _table(f"{model}, cuts against their unpruned models, on test", runs[runs["cut"] != UNPRUNED], cells)
         yield _table(f"{model}, calibration on test", runs, CALIBRATION)
-    yield _table(f"{model}, how the searches went", runs.drop_duplicates(["base", "seed"]), SEARCH)
+    searched = runs.drop_duplicates(["base", "seed"])
+    yield _table(f"{model}, how the searches went", searched, SEARCH)
+    yield _table(f"{model}, data share · signal, the most frequent block first", searched, _by_block(searched))
+
+
+def _by_block(runs: pd.DataFrame) -> Mapping[str, Cell]:
+    """A column for each block that a search has; none where there are too many for a line."""
+    numbers = range(1, MOST_BLOCKS + 2)
+    there = [number for number in numbers if not values(runs, f"search_signal_{number}").isna().all()]
+    return {} if len(there) > MOST_BLOCKS else {f"block {number}": _share_and_signal(number) for number in there}
+
+
+def _share_and_signal(number: int) -> Cell:
+    share, signal = _mean(f"search_data_share_{number}", ".2f"), _mean(f"search_signal_{number}", ".1f")
+    return lambda one: " · ".join(told for told in (share(one), signal(one)) if told)
 
 
 Cell = Callable[[pd.DataFrame], str]
