@@ -213,7 +213,8 @@ def _tried(
         model = _whole(run, blueprint)
 
         fits = shipping.fits(most, model.table.projection_arrays(), dtype)
-        model.keep(model.merged_table(), cut_mask(model, bound, pruning, importance, whole, fits))
+        mask = cut_mask(model, bound, pruning, importance, whole, fits)  # turns the table
+        model.keep(model.merged_table(), mask)
         return model.scheme(), model.rest()  # turned, other weights are others, too
 
     tried = worth_trying([cut(dtype) for dtype in types], lambda one: one[0].kept)
