@@ -203,7 +203,6 @@ def _prepared(data: str, at: Path, small: bool) -> Prepared:
     if data == "criteo":
         text = at / f"criteo-{part}.txt"
         if not text.exists():
-            at.mkdir(parents=True, exist_ok=True)
             with whole_file(text) as file:
                 generate(file, 2_000_000 // part, 0)
         return prepare(Criteo(path=str(text)), cache=at / "cache")

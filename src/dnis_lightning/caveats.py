@@ -5,7 +5,6 @@ Each says what was found and, behind the first semicolon, what to do. metric: th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -68,7 +67,7 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
         bound = bounds[name]
         if whole and not cut["kept"] and cut.get("within_loss", True):
             yield f"{name}: nothing of the table is kept; {_what_keeps_more(bound)}"
-        if size > (bound.size or math.inf):
+        if size > bound.most_bytes:
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
 
 

@@ -25,7 +25,7 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, chosen_by, cut_mask, most_that_fits
-from dnis_lightning.shipping import WIDTHS, Shipping, worth_trying
+from dnis_lightning.shipping import Shipping, worth_trying
 from dnis_lightning.training.cut_steps import CutSteps, Metrics, chosen_now
 from dnis_lightning.training.phases import PhaseRunner
 
@@ -170,8 +170,8 @@ class Cutter:
         Where bytes are to be filled with numbers of whatever type does, the narrowest is tried first: it holds most.
         What would ship in a wider one, and so exceed them, is cut anew for the next.
         """
-        journal, most = self.phases.journal, math.inf if budget.size is None else budget.size
-        *narrower, widest = [self._first] if budget.size is None else self._by_width(budget)
+        journal, most = self.phases.journal, budget.most_bytes
+        *narrower, widest = self._by_width(budget)
         for way in narrower:
             passed_over = f"passed-over{way.suffix}/{budget.name}"
             if passed_over in journal.done:
@@ -186,11 +186,12 @@ class Cutter:
         self._try(budget, widest)
 
     def _by_width(self, budget: Budget) -> list[_Way]:
-        """The first way in all types of numbers that are worth it."""
-        if self.shipping.dtype is not None:
+        """The first way, to fill bytes in each type of numbers that is worth it."""
+        widths = self.shipping.widths
+        if budget.size is None or len(widths) == 1:
             return [self._first]
-        entries = {dtype: int(self._masked(budget, replace(self._first, sized=dtype))[1].sum()) for dtype in WIDTHS}
-        chosen = worth_trying(WIDTHS, lambda dtype: entries[dtype])
+        entries = {dtype: int(self._masked(budget, replace(self._first, sized=dtype))[1].sum()) for dtype in widths}
+        chosen = worth_trying(widths, lambda dtype: entries[dtype])
         return [replace(self._first, sized=dtype, suffix=f"-{dtype}") for dtype in chosen]
 
     def _try(
@@ -230,8 +231,7 @@ class Cutter:
             way,
             is_hopeless=lambda before: self.score(before) > most,
             stays=lambda other: (
-                worse_by(self.score(other["metrics"]), way.lead) < best
-                and other["bytes"] <= (math.inf if budget.size is None else budget.size)
+                worse_by(self.score(other["metrics"]), way.lead) < best and other["bytes"] <= budget.most_bytes
             ),
         )
         found = done[f"found/{name}"]

@@ -207,7 +207,7 @@ def _tried(
     pruning = replace(pruning, by=by or pruning.by)
     log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
     importance = _importance(run, pruning.by)
-    types, most = (shipping.widths[-1:], math.inf) if bound.size is None else (shipping.widths, bound.size)
+    types, most = shipping.widths[-1:] if bound.size is None else shipping.widths, bound.most_bytes
 
     def cut(dtype: DTypeName) -> tuple[Scheme, dict[str, torch.Tensor]]:
         model = _whole(run, blueprint)

@@ -38,6 +38,11 @@ class Budget:
         bounds = (self.rate, self.entries, self.epsilon, self.size, self.bytes_share, self.loss)
         assert sum(bound is not None for bound in bounds) == 1, "one bound is given"
 
+    @property
+    def most_bytes(self) -> float:
+        """How many the table's file may have, once `of_table`; infinite where that is not what is bounded."""
+        return math.inf if self.size is None else self.size
+
     def of_table(self, whole: int) -> Budget:
         """The same in bytes, where it is a share of those of the plain table, which has `whole` entries, N·K."""
         return self if self.bytes_share is None else Budget(self.name, size=self.bytes_share * 4 * whole)
