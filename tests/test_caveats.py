@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dnis_lightning.caveats import SLOW, beyond_their_loss, beyond_their_size, no_better_than_biases, unfinished
+from dnis_lightning.caveats import (
+    SLOW,
+    beaten_by_smaller,
+    beyond_their_loss,
+    beyond_their_size,
+    no_better_than_biases,
+    unfinished,
+)
 from dnis_lightning.search.budget import at_threshold, parse_budget
 from tests.command import TINY, dnis, result_of
 
@@ -30,6 +37,22 @@ def test_tables_that_are_no_better_than_none_are_named() -> None:
     assert (
         told(0.8, 9.0, 1.5)[0].partition("; ")[2].startswith("take a smaller optimizer.lr, since training has diverged")
     )
+
+
+def test_a_cut_is_told_of_a_smaller_one_that_is_better() -> None:
+    def told(*errors: float) -> list[str]:
+        sizes = (4000, 2000, 1000)
+        cuts = [table(error, f"{size}") | {"bytes": size} for error, size in zip(errors, sizes, strict=True)]
+        return list(beaten_by_smaller(cuts, "mse", 0.001))
+
+    assert told(0.8, 0.79, 0.78) == [
+        "4000: worse on select than 1000 (select/mse 0.80000 against 0.78000), which is smaller; take 1000",
+        "2000: worse on select than 1000 (select/mse 0.79000 against 0.78000), which is smaller; take 1000",
+    ]
+    assert told(0.8, 0.78, 0.79)[1:] == [], "the best of the smaller ones is named, to the larger one alone"
+    assert "take 2000" in told(0.8, 0.78, 0.79)[0]
+    assert not told(0.7801, 0.78, 0.79), "within the margin"
+    assert not told(0.7, 0.8, 0.9)
 
 
 def test_a_file_that_is_larger_than_its_budget_is_warned_of() -> None:

@@ -5,11 +5,11 @@ Each says what was found and, behind the first semicolon, what to do. metric: th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from dnis_lightning.measures import cost_on_select
+from dnis_lightning.measures import cost_on_select, worse_by
 from dnis_lightning.search.budget import Budget
 
 Facts = Mapping[str, Any]
@@ -69,6 +69,26 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
             yield f"{name}: nothing of the table is kept; {_what_keeps_more(bound)}"
         if size > bound.most_bytes:
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
+
+
+def beaten_by_smaller(cuts: Sequence[Facts], metric: str, margin: float) -> Iterator[str]:
+    """Cuts that are worse on select than one whose file is smaller: a budget is filled, whether that is best or not.
+
+    margin: the share of the metric by which they may be.
+    """
+    costs = [cost_on_select(metric, cut["metrics"]) for cut in cuts]
+    for cut, cost in zip(cuts, costs, strict=True):
+        smaller = [(other, one) for one, other in zip(cuts, costs, strict=True) if one["bytes"] < cut["bytes"]]
+        if not smaller:
+            continue
+        least, best = min(smaller, key=lambda pair: pair[0])
+        if worse_by(least, margin) < cost:
+            monitor = f"select/{metric}"
+            values = [f"{one['metrics'][monitor]:.5f}" for one in (cut, best)]
+            yield (
+                f"{cut['budget']}: worse on select than {best['budget']} ({monitor} {values[0]} against {values[1]}), "
+                f"which is smaller; take {best['budget']}"
+            )
 
 
 def _what_keeps_more(budget: Budget) -> str:

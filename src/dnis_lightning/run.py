@@ -222,6 +222,7 @@ class Run:
             *caveats.no_better_than_biases(unpruned, cuts, biases, metric, self.settings.model.l2),
             *caveats.beyond_their_loss(cuts),
             *caveats.beyond_their_size(cuts, budgets, whole),
+            *caveats.beaten_by_smaller(cuts, metric, self.shipping.tolerance),
         ]
         for caveat in found:
             log.warning("%s", caveat)
