@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dnis_lightning import build
@@ -47,6 +46,8 @@ from dnis_lightning.training.datamodule import SplitsDataModule
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
+_Choose = Callable[[Scheme, Mapping[str, torch.Tensor]], tuple[PackedTable, Metrics]]
+"""Packs a table, given its model's other weights; with metrics on select, where they are known."""
 _TEST_ROWS = 10_000
 
 
@@ -83,12 +84,13 @@ def export(run: RunFolder, to: Path, wanted: Wanted) -> Exported:
     layout = "blocks" if wanted.format == "structured" else wanted.layout  # the zeros of a dense one would be kept
     shipping = Shipping(blueprint.block_of, layout, wanted.dtype, wanted.tolerance)
     tried, most = _tried(run, blueprint, result, budget, wanted.by, shipping)
+    if wanted.dtype is None:
+        choose = _by_select(run, blueprint, shipping)
+    else:
+        known = _known(result, budget, wanted.dtype) if wanted.by is None else {}
+        choose = _in_type(shipping, wanted.dtype, known)
     for scheme, rest in tried:
-        if wanted.dtype is None:
-            table, metrics = _chosen(run, blueprint, shipping, scheme, rest)
-        else:
-            table = shipping.packed(scheme, wanted.dtype)
-            metrics = _known(result, budget, wanted.dtype) if wanted.by is None else {}
+        table, metrics = choose(scheme, rest)
         if table.bytes <= most:
             break
     fields, told = _fields_and_told(run, result, budget)
@@ -137,10 +139,12 @@ def _write_packed(folder: Path, table: PackedTable, fields: tuple[PackedField, .
 _WRITERS = {"packed": _write_packed, "dense": write_dense, "structured": write_structured}
 
 
-def _chosen(
-    run: RunFolder, blueprint: Blueprint, shipping: Shipping, scheme: Scheme, rest: Mapping[str, torch.Tensor]
-) -> tuple[PackedTable, Metrics]:
-    """The table in the type that the select rows allow, and its metrics on these."""
+def _in_type(shipping: Shipping, dtype: DTypeName, known: Metrics) -> _Choose:
+    return lambda scheme, rest: (shipping.packed(scheme, dtype), known)
+
+
+def _by_select(run: RunFolder, blueprint: Blueprint, shipping: Shipping) -> _Choose:
+    """What gives a table in the type that the select rows allow, and its metrics on these."""
     try:
         settings, prepared = _data_of(run)
     except UserError as fault:
@@ -148,12 +152,18 @@ def _chosen(
     feedback = build.make_feedback(settings, prepared)
     task = build.make_task(settings)
     evaluation = build.make_evaluation(settings, prepared, task, feedback)
-    arrays = {name: tensor.numpy() for name, tensor in rest.items()}
 
-    def metrics_of(other: Scheme) -> Metrics:
-        return evaluation.metrics(pruned_model(blueprint, other, arrays), "select")
+    def choose(scheme: Scheme, rest: Mapping[str, torch.Tensor]) -> tuple[PackedTable, Metrics]:
+        arrays = {name: tensor.numpy() for name, tensor in rest.items()}
 
-    return shipping.choose(scheme, metrics_of(scheme), metrics_of, lambda found: cost_on_select(task.monitor, found))
+        def metrics_of(other: Scheme) -> Metrics:
+            return evaluation.metrics(pruned_model(blueprint, other, arrays), "select")
+
+        return shipping.choose(
+            scheme, metrics_of(scheme), metrics_of, lambda found: cost_on_select(task.monitor, found)
+        )
+
+    return choose
 
 
 def _data_of(run: RunFolder) -> tuple[Settings, Prepared]:
@@ -272,10 +282,7 @@ def _importance(run: RunFolder, by: By) -> Importance:
     """What cuts by `prefix` go by, and no others."""
     if by != "prefix":
         return Importance(torch.zeros(0), lambda model: torch.zeros(0))
-    try:
-        return Importance.load(run.path / IMPORTANCE)
-    except (OSError, ValueError, KeyError, SafetensorError) as fault:
-        raise RunError(f"{run.path / IMPORTANCE}: cannot be read ({fault}); run the search again") from fault
+    return Importance.load(run.path / IMPORTANCE)
 
 
 def _select_crc(run: RunFolder) -> int:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.errors import RunError
 from dnis_lightning.interaction.deepfm import DeepFM
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mf import MF
@@ -124,3 +126,14 @@ def test_it_is_saved_for_later_cuts(rng: np.random.Generator, tmp_path: Path) ->
     assert again.frequency.tolist() == list(range(9))
     assert turned.turn(again.counts)
     torch.testing.assert_close(again.sensitivity(turned), importance.sensitivity(turned))
+
+
+def test_a_file_without_what_a_cut_asks_for_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    save_file({"frequency": torch.ones(9)}, file)
+    with pytest.raises(RunError, match=rf"{file}: it does not say how far entries move a logit; run the search again"):
+        Importance.load(file).by_table(made(MF(2)), 0.5)
+    for content in (b"", b"not a file of tensors"):
+        file.write_bytes(content)
+        with pytest.raises(RunError, match=rf"{file}: cannot be read .*; run the search again"):
+            Importance.load(file)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.errors import RunError
 from dnis_lightning.lookup import gather
 from dnis_lightning.paths import whole_file
 from dnis_lightning.recommender import Recommender, tables_of
@@ -62,12 +64,23 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path) -> Importance:
-        """Read what `save` wrote. Raises OSError, SafetensorError and KeyError where that is not to be read.
+        """Read what `save` wrote.
 
-        Of a model that could not be turned nobody asks for the sensitivity.
+        Raises RunError where that is not to be read, or, once it is asked for, has no sensitivity: nobody asks for it
+        of a model that could not be turned.
         """
-        kept = load_file(path)
-        return cls(kept["frequency"], lambda model: kept["sensitivity"])
+        try:
+            kept = load_file(path)
+            frequency = kept["frequency"]
+        except (OSError, ValueError, KeyError, SafetensorError) as fault:
+            raise RunError(f"{path}: cannot be read ({fault}); run the search again") from fault
+
+        def sensitivity_of(model: Recommender) -> Tensor:
+            if "sensitivity" not in kept:
+                raise RunError(f"{path}: it does not say how far entries move a logit; run the search again")
+            return kept["sensitivity"]
+
+        return cls(frequency, sensitivity_of)
 
 
 @dataclass
