@@ -59,6 +59,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "no warm start": ("search.warm_start=0",),
     "warm start of 10 epochs": ("search.warm_start=10",),
     "the search moves the tables alone": ("search.tables_only=true",),
+    "the learning rate falls in the search, too": ("search.search_plateau=true",),
     "5 epochs of search": ("search.search_epochs=5",),
     "20 epochs of search": ("search.search_epochs=20", "search.search_patience=20"),
     "epochs of the search count from the first": ("search.least_epochs=1",),
@@ -108,6 +109,8 @@ REPLACED: Mapping[str, tuple[str, ...]] = {
     "search kept, penalty steered to a tenth of the gates": ("steered", COUNTS),
     "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),
     AVERAGED: ("given", "search.warm_start=0", "search.search_epochs=1", "search.least_epochs=1"),
+    "single entries trained in any case": ("every-rival",),
+    "unseen ids not counted": ("unseen-uncounted",),
     "fine-tuning from the initial values": ("from-the-start", "prune.finetune_epochs=100"),
 }
 """Those that `benchmarks.untaken` runs: its argument, and those of the main command."""

@@ -8,6 +8,7 @@ them all, and holds them against the recipe.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
@@ -250,7 +251,11 @@ FROM_THE_START = "from-the-start"
 FINER = "finer"
 BY_LOSS = "by-loss-of-select"
 BY_HAND = "lengths"
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND)
+EVERY_RIVAL = "every-rival"
+"""Single entries are trained, too, however far they are behind before it."""
+UNSEEN_UNCOUNTED = "unseen-uncounted"
+"""The row of unseen ids counts for the rows of train that have it, which may be none."""
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, EVERY_RIVAL, UNSEEN_UNCOUNTED)
 
 
 def main() -> None:
@@ -284,6 +289,10 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(Run, "_new_importance", _by_loss(Run._new_importance))
     if name == BY_HAND:
         return patch.object(none, "Uniform", ByHand)
+    if name == EVERY_RIVAL:
+        return patch.object(cutting, "RIVAL_MARGIN", math.inf)
+    if name == UNSEEN_UNCOUNTED:
+        return patch.object(Run, "_new_importance", _uncounted(Run._new_importance))
     return patch.object(phases, "SearchModule", SEARCHES[name])
 
 
@@ -299,6 +308,13 @@ def _by_loss(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Imp
         )
 
     return by_loss
+
+
+def _uncounted(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Importance]:
+    def uncounted(run: Run) -> Importance:
+        return replace(new_importance(run), frequency=torch.as_tensor(run.prepared.vocabulary.frequency))
+
+    return uncounted
 
 
 def _swapped(prepare: Any) -> Any:

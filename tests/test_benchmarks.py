@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +24,14 @@ from benchmarks import ablation, frontier, robust, untaken
 from benchmarks.criteo_log import CATEGORIES as SHAPES
 from benchmarks.criteo_log import generate
 from benchmarks.runs import finished
-from dnis_lightning import build
+from dnis_lightning import build, cutting
 from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.measures import worse_by
 from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
+from dnis_lightning.run import Run
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, cut_mask
@@ -347,15 +352,28 @@ def test_every_ablation_can_be_run(variant: str) -> None:
 def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
     name = ablation.REPLACED[variant][0]
     gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
-    assert np.allclose(*gates) == (name in ("from-the-start", "finer", "by-loss-of-select")), (
-        "these come after the search"
-    )
+    after_the_search = ("from-the-start", "finer", "by-loss-of-select", "every-rival", "unseen-uncounted")
+    assert np.allclose(*gates) == (name in after_the_search)
 
 
 def test_what_is_kept_is_trained_from_the_start() -> None:
     with untaken._replaced("from-the-start"):
         assert [step.fresh for step in build.OneShot(Stopping(3, 3)).steps(10, 5)] == [True]
     assert [step.fresh for step in build.OneShot(Stopping(3, 3)).steps(10, 5)] == [False]
+
+
+def test_unseen_ids_count_for_the_rows_of_train_alone() -> None:
+    vocabulary = SimpleNamespace(expected=np.array([3.0, 1.0, 2.0]), frequency=np.array([0, 1, 2]))
+    run: Any = SimpleNamespace(prepared=SimpleNamespace(vocabulary=vocabulary), evaluation=SimpleNamespace(inputs=list))
+    assert Run._new_importance(run).frequency.tolist() == [3, 1, 2]
+    with untaken._replaced("unseen-uncounted"):
+        assert Run._new_importance(run).frequency.tolist() == [0, 1, 2]
+
+
+def test_no_rival_is_hopeless() -> None:
+    with untaken._replaced("every-rival"):
+        assert worse_by(0.5, cutting.RIVAL_MARGIN) == math.inf
+    assert worse_by(0.5, cutting.RIVAL_MARGIN) < 1
 
 
 def test_single_entries_go_within_first_dimensions() -> None:
