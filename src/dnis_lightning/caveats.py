@@ -76,18 +76,18 @@ def beaten_by_smaller(cuts: Sequence[Facts], metric: str, margin: float) -> Iter
 
     margin: the share of the metric by which they may be.
     """
-    costs = [cost_on_select(metric, cut["metrics"]) for cut in cuts]
-    for cut, cost in zip(cuts, costs, strict=True):
-        smaller = [(other, one) for one, other in zip(cuts, costs, strict=True) if one["bytes"] < cut["bytes"]]
-        if not smaller:
-            continue
-        least, best = min(smaller, key=lambda pair: pair[0])
-        if worse_by(least, margin) < cost:
-            monitor = f"select/{metric}"
-            values = [f"{one['metrics'][monitor]:.5f}" for one in (cut, best)]
+    monitor = f"select/{metric}"
+
+    def cost(cut: Facts) -> float:
+        return cost_on_select(metric, cut["metrics"])
+
+    for cut in cuts:
+        best = min((one for one in cuts if one["bytes"] < cut["bytes"]), key=cost, default=None)
+        if best is not None and worse_by(cost(best), margin) < cost(cut):
+            values = " against ".join(f"{one['metrics'][monitor]:.5f}" for one in (cut, best))
             yield (
-                f"{cut['budget']}: worse on select than {best['budget']} ({monitor} {values[0]} against {values[1]}), "
-                f"which is smaller; take {best['budget']}"
+                f"{cut['budget']}: worse on select than {best['budget']} ({monitor} {values}), which is smaller; "
+                f"take {best['budget']}"
             )
 
 
