@@ -1,11 +1,13 @@
 """`compress` on a matrix factorisation of plain torch, MovieLens-1M: `make compress`.
 
-    DNIS_DATA=raw/ python -m benchmarks.compress              # three seeds, ten minutes on two cores
+    DNIS_DATA=raw/ python -m benchmarks.compress              # three seeds, most of an hour
     DNIS_DATA=raw/ python -m benchmarks.compress --seeds 1
 
-The model is trained until the error on 5 % of the rows grows, then cut: by magnitude and trained on
-(`search_epochs=0`), and with gates found first. The rows held out are those that the gates learn on, and decide when to
-stop; 10 % are the test. Prints a table of the mean squared error.
+The model is trained until the error on 5 % of the rows grows, then cut, to single entries (`prune="elements"`) and to
+first dimensions, each at once (`search_epochs=0`) and with gates found first, and trained on. Narrow tables of about as
+many entries are trained from the start, with each L2, of which the rows held out choose, and then a second time, as
+those that are cut are. The rows held out are those that the gates learn on, and decide when to stop; 10 % are the test.
+Prints a table of the mean squared error.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,32 +32,41 @@ from dnis_lightning.data.movielens import MovieLens
 from dnis_lightning.data.store import encode
 from dnis_lightning.paths import expand
 
-DIMS, BATCH, L2 = 64, 4096, 0.05
+DIMS, BATCH, L2, EPOCHS = 64, 4096, 0.05, 10
+CUTS: dict[str, dict[str, Any]] = {
+    "single entries": {"prune": "elements", "search_epochs": 0},
+    "single entries, by search": {"prune": "elements", "search_epochs": 5},
+    "first dimensions": {"prune": "prefix", "search_epochs": 0},
+    "first dimensions, by search": {"prune": "prefix", "search_epochs": 5},
+}
+PLAIN = {2: 32, 5: 12, 10: 6}
+"""The width of a plain table of about as many entries as are kept at a rate."""
+PLAIN_L2 = (0.03, 0.05, 0.08)
 Batches = list[tuple[Tensor, Tensor]]
 
 
 class Factors(nn.Module):
     """Users and items in one table; μ + b_u + b_i + ⟨e_u, e_i⟩."""
 
-    def __init__(self, features: int, mean: float) -> None:
+    def __init__(self, features: int, mean: float, dims: int = DIMS, l2: float = L2) -> None:
         super().__init__()
-        self.table, self.bias = nn.Embedding(features, DIMS), nn.Embedding(features, 1)
+        self.table, self.bias, self.l2 = nn.Embedding(features, dims), nn.Embedding(features, 1), l2
         self.mean = nn.Parameter(torch.tensor(mean))
         nn.init.normal_(self.table.weight, std=0.05)
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Ratings (B,), and the mean squared length of the rows (B, 2) of users and items."""
+        """Ratings (B,), and the L2 on the rows (B, 2) of users and items, a mean."""
         rows = self.table(pairs)
         ratings = rows.prod(1).sum(1) + self.bias(pairs).sum((1, 2)) + self.mean
-        return ratings, rows.square().sum((1, 2)).mean()
+        return ratings, self.l2 * rows.square().sum((1, 2)).mean()
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Squared error, in training with L2 on the rows of the batch."""
-    ratings, squares = model(batch[0])
+    ratings, penalty = model(batch[0])
     error = functional.mse_loss(ratings, batch[1])
-    return error + L2 * squares if model.training else error
+    return error + penalty if model.training else error
 
 
 def main() -> None:
@@ -65,22 +77,32 @@ def main() -> None:
     train, held_out, test, features = _batches(expand(os.environ.get("DNIS_DATA", "~/.cache/dnis_lightning")))
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for seed in range(given.seeds):
+        mean = float(train[0][1].mean())
         torch.manual_seed(seed)
-        model = _trained(Factors(features, float(train[0][1].mean())), train, held_out)
-        size = 4 * features * DIMS / 2**20
-        found.setdefault(("–", "as it was"), []).append((_error(model, test), size, 0.0))
-        for rate in (2, 5, 10):
-            for name, epochs in (("by magnitude", 0), ("by search", 5)):
+        model = _trained(Factors(features, mean), train, held_out)
+        found.setdefault(("–", "as it was"), []).append((_error(model, test), _mib(model), 0.0))
+        for rate, dims in PLAIN.items():
+            for name, options in CUTS.items():
                 cut, began = copy.deepcopy(model), time.perf_counter()
-                options = {"rate": rate, "search_epochs": epochs, "finetune_epochs": 10}
-                table = compress(cut, cut.table, loss, train, held_out, **options)  # type: ignore[arg-type]
+                table = compress(cut, cut.table, loss, train, held_out, rate=rate, finetune_epochs=EPOCHS, **options)
                 seconds, mib = time.perf_counter() - began, table.packed().bytes / 2**20
                 found.setdefault((f"{rate}", name), []).append((_error(cut, test), mib, seconds))
+            began, plain = time.perf_counter(), []
+            for l2 in PLAIN_L2:
+                torch.manual_seed(seed)
+                plain.append(_trained(_trained(Factors(features, mean, dims, l2), train, held_out), train, held_out))
+            best = min(plain, key=lambda one: _error(one, held_out))
+            facts = _error(best, test), _mib(best), time.perf_counter() - began
+            found.setdefault((f"{rate}", f"a plain table, K = {dims}"), []).append(facts)
     print("| CR | cut | MiB | test MSE | seconds |\n|---|---|---|---|---|")
     for (cr, name), runs in found.items():
         errors, sizes, took = zip(*runs, strict=True)
         line = f"{statistics.mean(sizes):.2f} | {cell(errors)} | {statistics.mean(took):.0f}"
         print(f"| {cr} | {name} | {line} |")
+
+
+def _mib(model: Factors) -> float:
+    return 4 * model.table.weight.numel() / 2**20
 
 
 def _batches(root: Path) -> tuple[Batches, Batches, Batches, int]:
@@ -99,8 +121,9 @@ def _batches(root: Path) -> tuple[Batches, Batches, Batches, int]:
 
 
 def _trained(model: Factors, train: Batches, held_out: Batches) -> Factors:
-    """With the weights of the epoch of least error on the rows held out."""
-    optimizer, best, least = torch.optim.Adam(model.parameters(), 1e-3), model.state_dict(), float("inf")
+    """With the weights of least error on the rows held out, as it is or after the epochs until that grows."""
+    optimizer, best = torch.optim.Adam(model.parameters(), 1e-3), copy.deepcopy(model.state_dict())
+    least = _error(model, held_out)
     while True:
         model.train()
         for batch in train:
