@@ -16,6 +16,7 @@ from dnis_lightning.compression.packing import Prune
 from dnis_lightning.compression.training import Training
 from dnis_lightning.embedding.packed_table import PackedLookup
 from dnis_lightning.packed import PackedTable
+from dnis_lightning.scheme import EVERY
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -118,7 +119,7 @@ def test_rows_of_few_axes_are_kept_as_they_are() -> None:
     table = torch.randn(50, 3, generator=torch.manual_seed(0)) @ torch.randn(3, 8)
     scheme = first_dimensions(table, 150, torch.ones(50, 8, dtype=torch.bool), torch.ones(50), torch.eye(8))
     assert scheme.kept == 150
-    assert scheme.projections[0].shape == (3, 8)
+    assert scheme.projections[EVERY].shape == (3, 8)
     rows = scheme.packed(np.zeros(50, dtype=int)).rows(np.arange(50))
     assert np.allclose(rows, table.numpy(), atol=1e-5)
 

@@ -15,10 +15,10 @@ import torch
 from dnis_lightning.blocks import make_blocks
 from dnis_lightning.cutting import NARROWED, RIVAL_MARGIN, Cutter, Uncut
 from dnis_lightning.folder import RunFolder
-from dnis_lightning.interaction.autoint import AutoInt
+from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.recommender import FeatureSpace, Recommender
-from dnis_lightning.scheme import Scheme
+from dnis_lightning.scheme import EVERY, Scheme
 from dnis_lightning.search.budget import Budget, at_threshold, parse_budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, until_last
@@ -147,10 +147,34 @@ def test_bounds_of_loss_and_thresholds_have_no_second_way(budget: Budget, tmp_pa
     assert len(made.phases.names) == 1  # type: ignore[attr-defined]
 
 
+class TwoTables(torch.nn.Module):
+    """Of two tables side by side, without a way to turn both."""
+
+    tables = 2
+
+    def __init__(self, fields: int, dims: int) -> None:
+        super().__init__()
+
+
 def test_of_what_cannot_be_turned_single_entries_go_once(tmp_path: Path) -> None:
-    made = cutter(tmp_path, {"elements": (1.0, 0.8)}, interaction=AutoInt)
+    made = cutter(tmp_path, {"elements": (1.0, 0.8)}, interaction=TwoTables)
     assert made.cut(parse_budget("cr:3"))["by"] == "elements"
     assert made.phases.names == ["fine_tune/cr:3"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("budget", ["cr:3", "0.0012MiB"])
+def test_a_rotation_is_in_the_file_and_counts(budget: str, tmp_path: Path) -> None:
+    made = cutter(tmp_path, {"prefix": (1.0, 0.8)}, rival=None, interaction=DCN)
+    facts = made.cut(parse_budget(budget))
+    scheme, _ = Scheme.load(made.folder.scheme(parse_budget(budget).name))
+    longest = scheme.dims_per_feature.max()
+    assert facts["by"] == "prefix"
+    assert scheme.projections[EVERY].shape == (longest, 6)
+    assert facts["projections"] == longest * 6
+    if budget.endswith("MiB"):
+        size = parse_budget(budget).size
+        assert size is not None
+        assert size - 30 <= facts["bytes"] <= size
 
 
 def test_bytes_bind_both_ways(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from dnis_lightning.interaction.mf import MF
 from dnis_lightning.interaction.mlp import MLP
 from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.interaction.wide_deep import WideDeep
+from dnis_lightning.interaction.xdeepfm import XDeepFM
 from dnis_lightning.lookup import find_distinct
 from dnis_lightning.recommender import FeatureSpace, Recommender
+from dnis_lightning.scheme import EVERY
 from tests.conftest import random_batch
 
 OFFSETS = (0, 4, 9, 12)
@@ -167,6 +169,9 @@ def test_scores_are_the_logits_of_each_pair(
         NeuMF(2, 6, hidden=[]),
         WideDeep(2, 6, batch_norm=True),
         DeepFM(2, 6),
+        AutoInt(2, 6, layers=2, heads=2, width=3),
+        DCN(2, 6),
+        XDeepFM(2, 6, [4, 2]),
     ],
 )
 def test_turning_the_table_changes_no_logit(interaction: torch.nn.Module, rng: np.random.Generator) -> None:
@@ -189,7 +194,9 @@ def test_axes_hold_as_much_as_any_directions_can(rng: np.random.Generator) -> No
     torch.testing.assert_close(turned @ turned.T, low @ low.T, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("interaction", [FM(), DeepFM(2, 0), NeuMF(2, 0), WideDeep(2, 0), GMF(2, 0), MLP(2, 0)])
+@pytest.mark.parametrize(
+    "interaction", [FM(), DeepFM(2, 0), NeuMF(2, 0), WideDeep(2, 0), GMF(2, 0), MLP(2, 0), AutoInt(2, 0), DCN(2, 0)]
+)
 def test_a_table_without_columns_has_no_axes(interaction: torch.nn.Module) -> None:
     model = Recommender(FeatureSpace((0, 4, 9)), interaction, dims=0)
     assert not model.turn(torch.ones(9))
@@ -201,7 +208,59 @@ def test_what_cannot_be_turned_stays_as_it_is(small_fm: Recommender) -> None:
     before = small_fm.table.weight.detach().clone()
     assert not small_fm.turn(torch.ones(12)), "a mask is of the dimensions as they are"
     assert torch.equal(small_fm.table.weight, before)
-    assert not Recommender(FeatureSpace((0, 4)), DCN(1, 3), dims=3).turn(torch.ones(4))
+    two = DCN(1, 6)
+    two.tables = 2  # type: ignore[assignment]
+    assert not Recommender(FeatureSpace((0, 4)), two, dims=3).turn(torch.ones(4)), "of two tables without a method"
+
+
+def rotated(dims: int = 4) -> Recommender:
+    torch.manual_seed(0)
+    model = Recommender(FeatureSpace((0, 7, 12)), DCN(2, dims), dims=dims, std=0.5).eval()
+    assert model.turn(torch.rand(12))
+    return model
+
+
+def test_a_rotation_is_as_much_a_weight_as_others(rng: np.random.Generator) -> None:
+    model, batch = rotated(), random_batch(rng, (0, 7, 12), 20)
+    before = model(batch).logits
+    assert model.turn(torch.rand(12)), "once more"
+    torch.testing.assert_close(model(batch).logits, before)
+    model(batch).logits.sum().backward()
+    assert model.table.rotation.grad.abs().sum() > 0
+    assert all(one is not model.table.rotation for one in model.tables()), "it is not looked up by feature"
+
+
+def test_a_rotation_comes_and_goes_with_the_weights(rng: np.random.Generator) -> None:
+    turned, batch = rotated(), random_batch(rng, (0, 7, 12), 20)
+    plain = Recommender(FeatureSpace((0, 7, 12)), DCN(2, 4), dims=4).eval()
+    straight = plain(batch).logits, {name: one.clone() for name, one in plain.state_dict().items()}
+    plain.load_weights(turned.state_dict())
+    assert torch.equal(plain(batch).logits, turned(batch).logits)
+    kept = plain.table.rotation
+    plain.load_weights(turned.state_dict())
+    assert plain.table.rotation is kept, "an optimiser may have it"
+    plain.load_weights(straight[1])
+    assert plain.table.rotation is None
+    assert torch.equal(plain(batch).logits, straight[0])
+
+
+@pytest.mark.parametrize("longest", [0, 1, 4])
+def test_a_scheme_has_the_rotation_that_it_needs(longest: int, rng: np.random.Generator) -> None:
+    model, batch = rotated(), random_batch(rng, (0, 7, 12), 20)
+    mask = torch.arange(4) < torch.from_numpy(rng.integers(0, longest + 1, 12))[:, None]
+    mask[3] = torch.arange(4) < longest
+    assert {name: len(one) for name, one in model.table.projection_arrays(mask).items()} == (
+        {EVERY: longest} if longest else {}
+    )
+    model.keep(model.merged_table(), mask)
+    scheme = model.scheme()
+    other = Recommender(FeatureSpace((0, 7, 12)), DCN(2, 4), dims=4).eval()
+    other.keep(torch.from_numpy(scheme.dense()), torch.from_numpy(scheme.mask()))
+    other.table.load_projections(scheme.projections)
+    other.load_rest(model.rest())
+    torch.testing.assert_close(other(batch).logits, model(batch).logits)
+    rows = scheme.packed(rng.integers(0, 3, 12)).rows(np.arange(12))
+    assert np.allclose(rows, model.table(torch.arange(12)).detach().numpy(), atol=1e-6)
 
 
 def test_gates_are_merged_in_before(small_fm: Recommender, rng: np.random.Generator) -> None:

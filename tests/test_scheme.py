@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from dnis_lightning.errors import RunError
-from dnis_lightning.scheme import Scheme
+from dnis_lightning.scheme import EVERY, Scheme
 
 
 @pytest.fixture
@@ -49,6 +49,10 @@ def test_files_round_trip(scheme: Scheme, tmp_path: Path) -> None:
     assert np.array_equal(read.dense(), scheme.dense())
     assert read.base_dim == 3
     assert np.array_equal(read.projections[1], np.ones((2, 3)))
+    every = Scheme(scheme.indptr, scheme.positions, scheme.values, 3, {EVERY: np.full((1, 3), 2, np.float32)})
+    every.save(tmp_path / "e.safetensors")
+    packed = Scheme.load(tmp_path / "e.safetensors")[0].packed(np.array([0, 1, 1, 2]))
+    assert np.array_equal(packed.rows(np.arange(4)), scheme.dense()[:, :1] @ np.full((1, 3), 2))
     assert extra == {"bias": np.float32(0.5)}
 
 

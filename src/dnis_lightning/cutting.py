@@ -312,7 +312,7 @@ class Cutter:
         """Whether a mask keeps to so many bytes in a type of numbers; all do where nothing is said."""
         if size is None:
             return _always
-        return self.shipping.fits(size, model.table.projection_arrays(), dtype)
+        return self.shipping.fits(size, model.table.projection_arrays, dtype)
 
     def _most(self, loss: float) -> float:
         """The largest score that a cut may have."""

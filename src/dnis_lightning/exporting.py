@@ -222,7 +222,7 @@ def _tried(
     def cut(dtype: DTypeName) -> tuple[Scheme, dict[str, torch.Tensor]]:
         model = _whole(run, blueprint)
 
-        fits = shipping.fits(most, model.table.projection_arrays(), dtype)
+        fits = shipping.fits(most, model.table.projection_arrays, dtype)
         mask = cut_mask(model, bound, pruning, importance, whole, fits)  # turns the table
         model.keep(model.merged_table(), mask)
         return model.scheme(), model.rest()  # turned, other weights are others, too

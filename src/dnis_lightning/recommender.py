@@ -16,6 +16,7 @@ from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import EmbeddingTable, FirstOrder, fill_with_field_means
 from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.lookup import Gather, bag, gather, take
 from dnis_lightning.scheme import Scheme
 
@@ -188,16 +189,23 @@ class Recommender(nn.Module):
 
         The axes are the eigenvectors of Σ_i w_i ẽ_i ẽ_iᵀ, w = weights (N,). L2 and inner products have no preferred
         axes, so each dimension of a table as it is trained has some of everything; turned, most is in the first ones.
-        Gates are merged in. Returns whether that was possible: all rows have to have all dimensions, some, and the
-        interaction a method `turn`, which is given the table and the weights, gives the matrix that the table is
-        multiplied by, and has taken it over.
+        Gates are merged in. An interaction with a method `turn` is given the table and the weights, gives the matrix
+        that the table is multiplied by, and has taken it over; of others the table turns its rows back
+        (`EmbeddingTable.rotate`). Returns whether that was possible: all rows have to have all dimensions, some, and an
+        interaction that asks for several tables the method.
         """
-        turn: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.interaction, "turn", None)
-        plain = isinstance(self.table, EmbeddingTable) and self.table.mask is None and self.table.weight.shape[1] > 0
-        if turn is None or not plain or isinstance(self.selection, SoftThreshold):
+        table, turn = self.table, getattr(self.interaction, "turn", None)
+        if not isinstance(table, EmbeddingTable) or table.mask is not None or isinstance(self.selection, SoftThreshold):
             return False
-        table = self.merged_table()
-        self.keep(table @ turn(table, weights), None)
+        if not table.weight.shape[1] or (turn is None and tables_of(self.interaction) > 1):
+            return False
+        merged = self.merged_table()
+        if turn is not None:
+            self.keep(merged @ turn(merged, weights), None)
+        else:
+            axes = principal_axes(merged, weights)
+            self.keep(merged @ axes, None)
+            table.rotate(axes.T if table.rotation is None else axes.T @ table.rotation)
         self.turned = True
         return True
 
@@ -238,8 +246,10 @@ class Recommender(nn.Module):
             raise RuntimeError(f"weights of another model: {', '.join([*absent, *found.unexpected_keys][:3])}")
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take what `state_dict` gave, of this model or of one built alike; a mask comes and goes with it."""
+        """Take what `state_dict` gave, of this model or of one built alike; mask and rotation come and go with it."""
         mask = weights.get("table.mask")
+        if isinstance(self.table, EmbeddingTable):
+            self.table.rotate(weights.get("table.rotation"))
         self.table.mask = None if mask is None else mask.to(next(self.table.parameters()).device, copy=True)
         self.load_state_dict(weights)
 

@@ -19,6 +19,8 @@ from dnis_lightning.packed.table import PackedTable, Projections
 from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.paths import whole_file
 
+EVERY = -1
+"""The number of a projection that is of the features of all blocks."""
 _AT_ONCE = 1 << 16
 """Features that are worked on at a time."""
 _ENTRIES = 1 << 20
@@ -34,7 +36,7 @@ class Scheme:
     values (kept,): v, the embedding values at these positions, float32.
     base_dim: the width of a row: K, or 2K for a model with two tables.
     projections: for methods that give a block narrower rows, the (d_l, K) matrix of each such block; its features keep
-    the leading dimensions, and the projection stands for the others.
+    the leading dimensions, and the projection stands for the others. `EVERY` has one that is of all features.
     """
 
     indptr: np.ndarray
@@ -99,7 +101,10 @@ class Scheme:
 
         block_of (N,): the block of each feature, for projections. Raises OverflowError as `PackedTable.of` does.
         """
-        projections = Projections.of(self.projections, block_of) if self.projections else None
+        matrices = self.projections
+        if EVERY in matrices:
+            matrices, block_of = {0: matrices[EVERY]}, np.zeros(self.features, dtype=np.int32)
+        projections = Projections.of(matrices, block_of) if matrices else None
         arrays = self.indptr, self.positions, self.values, self.base_dim
         return PackedTable.of(*arrays, dtype=dtype, layout=layout, projections=projections)
 

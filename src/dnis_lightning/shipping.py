@@ -103,9 +103,14 @@ class Shipping:
         scheme = Scheme.from_dense(np.zeros(mask.shape, dtype=np.float32), mask, dict(projections))
         return scheme.packed(self.block_of, dtype, self.layout).bytes
 
-    def fits(self, size: float, projections: Mapping[int, np.ndarray], dtype: DTypeName) -> Callable[[Tensor], bool]:
-        """Whether a table that keeps certain entries, (N, K) bool, takes no more than so many bytes in a type."""
-        return lambda mask: self.bytes_of(mask.cpu().numpy(), projections, dtype) <= size
+    def fits(
+        self, size: float, projections: Callable[[Tensor], Mapping[int, np.ndarray]], dtype: DTypeName
+    ) -> Callable[[Tensor], bool]:
+        """Whether a table that keeps certain entries, (N, K) bool, takes no more than so many bytes in a type.
+
+        projections: gives those of such a table.
+        """
+        return lambda mask: self.bytes_of(mask.cpu().numpy(), projections(mask), dtype) <= size
 
     def _others(self, scheme: Scheme) -> Iterator[PackedTable]:
         for dtype in STORED:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnis_lightning.errors import ConfigError
-from dnis_lightning.interaction.autoint import AutoInt
+from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.recommender import FeatureSpace, Recommender
@@ -222,7 +222,7 @@ def test_until_last() -> None:
     assert until_last(mask).tolist() == [[True, True, False], [False] * 3, [True] * 3]
 
 
-@pytest.mark.parametrize("interaction", [FM(), NeuMF(2, 6)])
+@pytest.mark.parametrize("interaction", [FM(), NeuMF(2, 6), DCN(2, 6)])
 def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.Module) -> None:
     torch.manual_seed(0)
     model = Recommender(FeatureSpace((0, 10, 30)), interaction, dims=6, std=1.0)
@@ -240,15 +240,21 @@ def test_prefixes_are_of_principal_axes_and_of_each_table(interaction: torch.nn.
     assert 0 < int(by_threshold.sum()) < whole
 
 
+class TwoTables(torch.nn.Module):
+    """Of two tables side by side, without a way to turn both."""
+
+    tables = 2
+
+
 def test_where_rows_cannot_be_turned_single_entries_go(caplog: pytest.LogCaptureFixture) -> None:
-    model = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
+    model = Recommender(FeatureSpace((0, 10, 30)), TwoTables(), dims=3, std=1.0)
     before = model.table.weight.detach().clone()
     with caplog.at_level("INFO"):
         mask = cut_mask(model, compression_rate(2), Pruning("prefix", OneShot(None)), ASCENDING, 180, never)
     assert "rows of this model cannot be turned: instead of first dimensions single entries go" in caplog.text
     assert torch.equal(model.table.weight, before)
     assert torch.equal(mask, largest(before.clone(), 90))
-    again = Recommender(FeatureSpace((0, 10, 30)), AutoInt(2, 6), dims=6, std=1.0)
+    again = Recommender(FeatureSpace((0, 10, 30)), TwoTables(), dims=3, std=1.0)
     table, pruning = again.merged_table(), Pruning("prefix", OneShot(None))
     assert torch.equal(cut_mask(again, at_threshold(0.5), pruning, ASCENDING, 180, never), above(table, 0.5))
     assert torch.equal(choose_again(again, 40, pruning, ASCENDING), largest(table.clone(), 40))

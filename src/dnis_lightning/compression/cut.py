@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dnis_lightning.interaction.axes import principal_axes
-from dnis_lightning.scheme import Scheme
+from dnis_lightning.scheme import EVERY, Scheme
 from dnis_lightning.search.importance import LEAST_COUNT
 from dnis_lightning.search.prune import best_prefixes, largest, prices
 
@@ -23,7 +23,7 @@ def first_dimensions(table: Tensor, kept: int, there: Tensor, counts: Tensor, mo
 
     The rows are z_i = Vᵀ e_i, with the axes V of Σ_i n_i e_i e_iᵀ. Those lengths of rows are taken that keep the most
     of Σ_i n_i Σ_j g_j z_{i,j}², with g the diagonal of Vᵀ G V: to first order how far the losses move without an entry,
-    squared and summed. What comes back has the transpose of the axes that are used as the projection of its one block.
+    squared and summed. What comes back has the transpose of the axes that are used as the projection of all features.
 
     there (N, K) bool: whole rows. counts (N,): n, how often features are looked up. moments (K, K): G, as
     `Training.moments` gives it; all axes count alike where it is 0.
@@ -37,4 +37,4 @@ def first_dimensions(table: Tensor, kept: int, there: Tensor, counts: Tensor, mo
     mask = best_prefixes(prices(turned * expected.sqrt()[:, None] * sensitivity.sqrt(), there), kept, there)
     longest = max(int(mask.sum(1).max()), 1)
     projection = np.ascontiguousarray(axes.T[:longest].cpu().numpy())
-    return Scheme.from_dense(turned.cpu().numpy(), mask.cpu().numpy(), {0: projection})
+    return Scheme.from_dense(turned.cpu().numpy(), mask.cpu().numpy(), {EVERY: projection})

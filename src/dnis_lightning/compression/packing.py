@@ -91,8 +91,8 @@ def compress(
         work.search(gated.selection, batches, search_epochs, gates_lr, penalty)
         moments = work.moments(gated, embedding.embedding_dim) if prune == "prefix" else None
         scheme = _cut(gated, rate, counts, moments)
-        one_block = np.zeros(len(counts), dtype=np.int32)
-        tuned = PackedLookup(scheme.packed(one_block, "fp32", "csr")).to(device)  # in dense, zeros would be trained
+        block_of = gated.selection.block_of.cpu().numpy()
+        tuned = PackedLookup(scheme.packed(block_of, "fp32", "csr")).to(device)  # in dense, zeros would be trained
         places.put(tuned)
         work.fine_tune(finetune_epochs)
         module = _repacked(tuned, dtype, layout)

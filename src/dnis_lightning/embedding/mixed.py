@@ -111,8 +111,8 @@ class MixedTable(nn.Module):
                 mean = table[others].mean(0).view(self.copies, self.dims)[:, : self.block_dims[block]].flatten()
                 self.blocks[block][self.row_of[feature]] = mean * self._kept_of(feature, block)
 
-    def projection_arrays(self) -> dict[int, np.ndarray]:
-        """The projections (copies · d_l, K) by block, on the CPU."""
+    def projection_arrays(self, mask: Tensor | None = None) -> dict[int, np.ndarray]:
+        """The projections (copies · d_l, K) by block, on the CPU, whatever is kept."""
         return {int(l): matrix.detach().cpu().numpy().reshape(-1, self.dims) for l, matrix in self.projections.items()}
 
     @torch.no_grad()

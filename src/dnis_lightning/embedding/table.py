@@ -9,23 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from dnis_lightning.lookup import Gather, gather
+from dnis_lightning.scheme import EVERY
 
 
 class EmbeddingTable(nn.Module):
-    """N features × K dimensions, of which a mask may keep only some entries."""
+    """N features × K dimensions, of which a mask may keep only some entries.
+
+    rotation (K, K): what each row is multiplied by when it is looked up, if the table was turned; it is trained, too.
+    """
 
     mask: Tensor | None
+    rotation: nn.Parameter | None
 
     def __init__(self, features: int, dims: int, std: float = 0.01) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(features, dims))
         nn.init.normal_(self.weight, std=std)
         self.register_buffer("mask", None)
+        self.register_parameter("rotation", None)
 
     def forward(self, features: Tensor, gather: Gather = gather) -> Tensor:
         """Rows (…, K) of features (…); entries outside the mask are 0 and get no gradient."""
         rows = gather(self.weight, features)
-        return rows if self.mask is None else rows * self.mask[features]
+        rows = rows if self.mask is None else rows * self.mask[features]
+        return rows if self.rotation is None else rows @ self.rotation
 
     def parameters_by_feature(self) -> list[nn.Parameter]:
         """What is looked up by feature: the one table."""
@@ -33,7 +40,7 @@ class EmbeddingTable(nn.Module):
 
     @torch.no_grad()
     def entries(self) -> Tensor:
-        """(N, K), a copy: what the table holds, zeros outside the mask."""
+        """(N, K), a copy: what the table holds, zeros outside the mask; rows as they are before a rotation."""
         return self.weight.clone() if self.mask is None else self.weight * self.mask
 
     def kept(self) -> Tensor:
@@ -55,12 +62,32 @@ class EmbeddingTable(nn.Module):
         if self.mask is not None:
             self.weight.mul_(self.mask)
 
-    def projection_arrays(self) -> dict[int, np.ndarray]:
-        """No block has a projection."""
-        return {}
+    def rotate(self, rotation: Tensor | None) -> None:
+        """Multiply rows by a matrix (K, K) from now on, or by none; one that is there already has its values."""
+        if rotation is None:
+            self.rotation = None
+        elif self.rotation is None:
+            self.rotation = nn.Parameter(rotation.to(self.weight, copy=True))
+        else:
+            self.rotation.data.copy_(rotation)
+
+    def projection_arrays(self, mask: Tensor | None = None) -> dict[int, np.ndarray]:
+        """The rotation, (d, K), of all features, on the CPU: of the first d dimensions, no feature having any beyond.
+
+        mask (N, K) bool: what is to be kept; None for what is kept now. There is none where d is 0.
+        """
+        if self.rotation is None:
+            return {}
+        used = (self.kept() if mask is None else mask).any(0).nonzero()
+        longest = int(used.max()) + 1 if len(used) else 0
+        return {EVERY: self.rotation.detach()[:longest].cpu().numpy()} if longest else {}
 
     def load_projections(self, arrays: Mapping[int, np.ndarray]) -> None:
-        """There are none to take."""
+        """Take what `projection_arrays` gave."""
+        if EVERY in arrays:
+            wide = self.weight.new_zeros(2 * self.weight.shape[1:])
+            wide[: len(arrays[EVERY])] = torch.from_numpy(np.array(arrays[EVERY]))
+            self.rotate(wide)
 
 
 class FirstOrder(nn.Module):

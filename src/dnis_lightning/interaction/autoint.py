@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dnis_lightning.batch import Batch
+from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.interaction.tower import Affine
 from dnis_lightning.quantities import Count, Rate
 
@@ -47,6 +49,15 @@ class AutoInt(nn.Module):
         inputs = [dims, *[heads * width] * (layers - 1)]
         self.layers = nn.Sequential(*(Attention(size, heads, width, dropout) for size in inputs))
         self.output = Affine(fields * heads * width, 1)
+
+    @torch.no_grad()
+    def turn(self, table: Tensor, weights: Tensor) -> Tensor:
+        """What all rows are multiplied by from now on, (K, K), which the first layer takes over; `Recommender.turn`."""
+        first, rotation = self.layers[0], principal_axes(table, weights)
+        assert isinstance(first, Attention), "there is no other kind"
+        for part in (first.query, first.key, first.value, first.residual):
+            part.weight.copy_(part.weight @ rotation)
+        return rotation
 
     def forward(self, rows: Tensor, batch: Batch) -> Tensor:
         """Logits (B,) from rows (B, F, K)."""
