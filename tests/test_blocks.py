@@ -48,7 +48,13 @@ def test_each_field_can_have_blocks_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("blocks", "blocking", "says"),
-    [(8, "equal", "8 blocks for 7 features"), (8, "mass", "8 blocks"), (2, [3, 3], "add up"), (2, [9, -1], "add up")],
+    [
+        (8, "equal", "8 blocks for 7 features"),
+        (8, "mass", "8 blocks"),
+        (2, [3, 3], "add up"),
+        (2, [9, -1], "add up"),
+        (10**9, "decades", "1000000000 blocks by decades of frequency; take at most 20"),
+    ],
 )
 def test_what_does_not_fit_is_refused(blocks: int, blocking: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

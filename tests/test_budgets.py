@@ -6,16 +6,17 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dnis_lightning.blueprint import rebuild
 from dnis_lightning.packed import PackedEmbedding
 from tests.command import TINY, dnis, result_of
 
 
-def test_a_run_keeps_to_bytes_and_to_loss(tmp_path: Path) -> None:
-    folder, result = result_of(
-        dnis(tmp_path, *TINY, "search=none", "prune=prefix", "search.budget=[2KiB,loss:2%]", "prune.finetune_epochs=1")
-    )
+@pytest.mark.parametrize("model", ["mf", "dcn"])
+def test_a_run_keeps_to_bytes_and_to_loss(model: str, tmp_path: Path) -> None:
+    budgets = ("search.budget=[2KiB,loss:2%]", "prune.finetune_epochs=1")
+    folder, result = result_of(dnis(tmp_path, *TINY, f"model={model}", "search=none", "prune=prefix", *budgets))
     of_bytes, of_loss = result["pruned"]  # type: ignore[misc]
     size = (folder / "embedding" / "2KiB" / "table.safetensors").stat().st_size
     assert of_bytes["bytes"] == size

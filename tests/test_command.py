@@ -309,6 +309,7 @@ MISTAKES = {
         ["model=mg"],
         r"^model=mg: there is no such option; choose one of autoint, dcn, deepfm, fm, gmf, mf, mlp",
     ),
+    "no option": (["prune=null"], r"^prune=null: it names an option; --help shows those there are, or leave it out"),
     "misspelt key": (["data.batchsize=3"], r"^data\.batchsize: there is no such key"),
     "new key": (["+new=3"], r"new: nothing reads this key"),
     "new key in a group": (["+search.foo=3"], r"search\.foo: nothing reads this key with search=dnis"),
@@ -341,7 +342,10 @@ MISTAKES = {
     ),
     "gates of none": (["search=none", "search.rates=[2]", "prune=gates"], r"prune=gates: search=none has no gates"),
     "trial": (["search.trial=1"], r"search\.trial=1: search=dnis has trials 0 to 0"),
-    "least epochs": (["search.search_epochs=3"], r"search\.least_epochs: 5 of search\.search_epochs=3"),
+    "least epochs": (
+        ["search.search_epochs=3"],
+        r"search\.least_epochs: 5 of search\.search_epochs=3: .* take search\.least_epochs=3, or more epochs",
+    ),
     "optimizer": (["+optimizer.node.betas=[0.9,0.5]"], r"optimizer: \S*LazyAdam does not take this \(betas=0\.9, 0\.5"),
     "by row": (
         ["optimizer=adam", "optimizer.by_row=true"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -242,6 +243,7 @@ def test_losses_are_logged(
     assert f"held-out loss as it is: {before:.6g}" in caplog.messages
     assert [message.rpartition(":")[0] for message in caplog.messages] == [
         "held-out loss as it is",
+        "held-out loss after the search",
         "held-out loss as it was cut",
         "held-out loss after epoch 1 of fine-tuning",
     ]
@@ -253,14 +255,20 @@ def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Bat
         ((nn.Embedding(5, 2), loss, *batches), {}, "embedding is no part of model"),
         ((model.tower, loss, *batches), {}, "embedding is a Sequential, expected an nn.Embedding"),
         ((own, loss, *batches), {"rate": 0.5}, "rate is 0.5, expected 1 or more"),
-        ((own, loss, *batches), {"blocks": 0}, "blocks is 0, expected 1 or more"),
+        ((own, loss, *batches), {"blocks": 0}, "blocks is 0, expected a whole number, 1 or more"),
         ((own, loss, once(batches[0]), batches[1]), {}, "train is an iterator, which gives its batches once"),
         ((own, loss, batches[0], once(batches[1])), {}, "held_out is an iterator"),
         ((own, lambda model, batch: batch[1].mean(), *batches), {}, "no batch of train looks anything up"),
         ((own, lambda model, batch: model(batch[0]), *batches), {}, r"loss gives \(500,\), expected one number"),
         ((own, lambda model, batch: loss(model, batch) * torch.nan, *batches), {}, "held_out is nan"),
         ((own, loss, *batches), {"rate": 1e9}, "keeps none of 8000 entries"),
-        ((own, loss, *batches), {"finetune_epochs": -1}, "finetune_epochs is -1, expected 0 or more"),
+        ((own, lambda model, batch: 1.0, *batches), {}, "loss gives a float, expected a tensor of one number"),
+        ((own, loss, *batches), {"rate": "10"}, "rate is '10', expected 1 or more"),
+        ((own, loss, *batches), {"finetune_epochs": -1}, "finetune_epochs is -1, expected a whole number, 0 or more"),
+        ((own, loss, *batches), {"search_epochs": 1.5}, "search_epochs is 1.5, expected a whole number"),
+        ((own, loss, *batches), {"penalty": math.nan}, "penalty is nan, expected a finite number, 0 or more"),
+        ((own, loss, *batches), {"gates_lr": -1}, "gates_lr is -1, expected a finite number, 0 or more"),
+        ((own, loss, *batches), {"lr": math.inf}, "lr is inf, expected a finite number"),
         ((nn.Embedding(5, 2, dtype=torch.float64), loss, *batches), {}, "torch.float64, expected float32: model.float"),
         ((own, loss, batches[0], []), {}, "held_out has no batches"),
         ((own, loss, *batches), {"dtype": "fp8"}, "dtype is 'fp8', expected one of fp32"),
@@ -272,6 +280,14 @@ def test_what_cannot_be_compressed_is_named(model: TwoTowers, batches: tuple[Bat
         with pytest.raises(ValueError, match=says):
             compress(model, *arguments, **more)  # type: ignore[arg-type]
         assert model.tables["both"] is own
+
+
+def test_a_search_that_diverges_is_named_and_undone(model: TwoTowers, batches: tuple[Batches, Batches]) -> None:
+    own, before = model.tables["both"], {name: one.clone() for name, one in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"the search diverged: the mean loss on held_out is .*; take a smaller lr"):
+        compress(model, own, loss, batches[0][:9], batches[1][:3], lr=1e30, search_epochs=1)
+    assert model.tables["both"] is own
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
 class Shared(nn.Module):

@@ -156,6 +156,7 @@ def test_kinds_of_columns_are_given_one_by_one_or_together() -> None:
             "optimizer.plateau_floor: nothing reads it with optimizer.plateau_patience=null",
         ),
         (["model.l2_power=-1"], "model.l2_power: it should be"),
+        (["search=none", "prune=best"], "prune: nothing is cut; say to what, as search.rates=[2]"),
         (["prune.rounds=3"], "prune.rounds: nothing reads it with prune.schedule=one_shot; it is of iterative"),
         (["search=pep", "prune.finetune_epochs=3"], "prune.finetune_epochs: nothing reads it with prune.schedule=lea"),
         (["search=mde", "search.temperatures=[]"], "search.temperatures: it should have at least 1 item"),

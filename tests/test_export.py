@@ -282,6 +282,14 @@ def test_another_cut_fills_bytes_in_the_type_that_does(of_clicks: Run, tmp_path:
     assert kept["fp32"] < kept["10"]
 
 
+def test_gates_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = result_of(dnis(tmp_path, *TINY, "search=none"))
+    options = ("--budget", "cr:4", "--by", "gates", "--to", tmp_path / "ship")
+    code, _, err = said_by(export.main, capsys, folder, *options)
+    assert code == 1
+    assert re.search(r"--by gates: .* has a model without gates; take --by elements or --by prefix", err)
+
+
 def test_mistakes_are_named(of_clicks: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = of_clicks
     ship, rows = tmp_path / "ship", tmp_path / "rows.csv"

@@ -73,6 +73,18 @@ def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
     assert curves_of(killed) == curves_of(tmp_path / "away")
 
 
+def test_a_rotation_goes_on(tmp_path: Path) -> None:
+    """Of a model whose table turns its rows back, and trains what they are multiplied by."""
+    arguments = (*LONGER, EVERY_STEPS, "model=dcn", "model.hidden=[8]", "prune=prefix")
+    folder, unbroken = result_of(dnis(tmp_path, *arguments))
+    assert [cut["by"] for cut in unbroken["pruned"]] == ["prefix"] * len(unbroken["pruned"])  # type: ignore[attr-defined]
+    folder.rename(tmp_path / "away")
+    killed = kill_when(tmp_path, re.escape("fine_tune/cr:2: epoch 2"), arguments)
+    _, result = result_of(dnis(tmp_path, *arguments, "resume=auto"))
+    assert figures_of(result) == figures_of(unbroken)
+    assert curves_of(killed) == curves_of(tmp_path / "away")
+
+
 def test_a_run_can_be_named(unbroken, tmp_path: Path) -> None:
     folder = kill_when(tmp_path, "search: epoch 9:", (*LONGER, EVERY_STEPS))
     _, result = result_of(dnis(tmp_path, f"resume={folder}"))

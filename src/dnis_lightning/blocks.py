@@ -11,6 +11,8 @@ import numpy as np
 from dnis_lightning.errors import ConfigError
 
 Blocking = Literal["equal", "decades", "mass"]
+_DECADES = 20
+"""More powers of ten than any log has rows."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def _count(blocks: int, blocking: Blocking | Sequence[int]) -> int:
 
 def _cut(frequency: np.ndarray, blocks: int, blocking: Blocking | Sequence[int]) -> np.ndarray:
     if isinstance(blocking, str) and blocking == "decades":
+        if blocks > _DECADES:
+            raise ConfigError(f"search.blocks: {blocks} blocks by decades of frequency; take at most {_DECADES}")
         return _by_decades(frequency, blocks)
     order = np.argsort(-frequency, kind="stable")
     ends = _ends(frequency[order], blocks, blocking)

@@ -100,7 +100,10 @@ class Blueprint:
             parts = {name: told[name] for name in names} | {"projected": told.get("projected", False)}
             widths = told.get("block_dims")
             parts["block_dims"] = None if widths is None else tuple(widths)
-            return cls(space, block_of=np.asarray(told["block_of"], dtype=np.int64), **parts), told
+            block_of = np.asarray(told["block_of"], dtype=np.int64)
+            if block_of.shape != (space.features,):
+                raise ValueError(f"block_of has {block_of.size} blocks for {space.features} features")
+            return cls(space, block_of=block_of, **parts), told
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise RunError(
                 f"{path}: not a model description that can be read ({fault}); is this the folder of a run?"
@@ -160,10 +163,14 @@ def save_best(run: RunFolder, model: Recommender, trial: str) -> None:
 def load_best(run: RunFolder) -> dict[str, Any]:
     """Read what `save_best` wrote. Raises RunError when it is absent or damaged."""
     try:
-        return torch.load(run.best, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
+        found: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True, mmap=True)
+        if {"recommender", "trial"} - found.keys():
+            raise ValueError("other weights")
+    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as fault:
         reason = f" ({fault.strerror})" if isinstance(fault, OSError) and fault.strerror else ", the file is damaged"
-        raise RunError(f"{run.best}: the weights cannot be read{reason}; run the search again") from fault
+        way_on = f"remove {run.best.parent}, and resume={run.path} trains it anew"
+        raise RunError(f"{run.best}: the weights cannot be read{reason}; {way_on}") from fault
+    return found
 
 
 def rebuild(folder: Path | str, budget: str | None = None) -> Recommender:

@@ -254,13 +254,22 @@ def _end_of_sweep(fault: Exception) -> str:
     """What a launcher or a sweeper that gave up has to say."""
     if "No trials are completed yet" in str(fault):  # Optuna has no error of its own for it
         return "no trial of the study has finished"
+    if isinstance(fault, OSError) and fault.strerror:
+        where = fault.filename or started_sweep()
+        return (
+            f"{where}: cannot be written ({fault.strerror}), so the sweep has stopped; make room there, or choose "
+            f"another output_dir=; {_GO_ON}"
+        )
     return f"the sweep has stopped: {_kind_and_text(fault)}; {_GO_ON}"
 
 
 def _keep_traceback(folder: Path) -> str:
     """Write the traceback of the exception at hand into a folder; a sentence that says where."""
     path = folder / "traceback.txt"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
+    try:
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as fault:
+        return f"its traceback cannot be written to {path} ({fault.strerror})"
     return f"its traceback is in {path}"
 
 

@@ -275,7 +275,7 @@ def idle_keys(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
     if "ship.tolerance" in given and (dtype := config.ship.get("dtype")) != "auto":
         yield f"ship.tolerance: nothing reads it with ship.dtype={dtype}; it is of auto"
     yield from _idle_in_topk(config, given)
-    yield from _idle_pruning(config, sorted(key for key in given if key.startswith("prune.")))
+    yield from _idle_pruning(config, sorted(key for key in given if key == "prune" or key.startswith("prune.")))
 
 
 _OF_TOPK = {

@@ -74,8 +74,12 @@ def _export(given: argparse.Namespace) -> None:
 
     with logging_early():
         made = export(RunFolder(given.run), given.to, wanted)
-    print(_report(made))
-    print(given.to)
+    try:
+        print(f"{_report(made)}\n{given.to}", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as fault:
+        raise UserError(f"standard output: cannot be written ({fault.strerror}); {given.to} is whole") from fault
 
 
 def _wanted(given: argparse.Namespace) -> Wanted:

@@ -216,6 +216,8 @@ def _tried(
     pruning = build.pruning(_settings(run))
     pruning = replace(pruning, by=by or pruning.by)
     log.info("%s: cut from the whole table as the run left it, by %s, without training", budget, pruning.by)
+    if pruning.by == "gates" and GATES not in load_best(run)["recommender"]:
+        raise RunError(f"--by gates: {run.path} has a model without gates; take --by elements or --by prefix")
     importance = _importance(run, pruning.by)
     types, most = shipping.widths[-1:] if bound.size is None else shipping.widths, bound.most_bytes
 

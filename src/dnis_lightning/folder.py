@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,11 @@ class RunFolder:
     def fingerprint(self) -> str:
         """What `config.fingerprint` gave for this run; empty where there is none."""
         path = self.path / "fingerprint"
-        return path.read_text().strip() if path.is_file() else ""
+        try:
+            return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        except (OSError, ValueError):
+            log.warning("%s: cannot be read, so resume=auto passes this run over", path)
+            return ""
 
     def finished(self) -> bool:
         """Whether the result, which is written last, is there and whole; what else stands there is made anew."""
@@ -169,12 +173,24 @@ def logging_to(folder: RunFolder, said: Said | None = None) -> Iterator[None]:
     """Sends this package's log to run.log and standard error; rank zero only. said: what was logged before."""
     handlers: list[logging.Handler] = []
     if is_rank_zero():
-        handlers = [logging.FileHandler(folder.path / "run.log", encoding="utf-8"), _terminal()]
+        handlers = [_RunLog(folder.path / "run.log", encoding="utf-8"), _terminal()]
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for record in said.records if said else ():
             handlers[0].handle(record)
     with _logging_by(handlers):
         yield
+
+
+class _RunLog(logging.FileHandler):
+    """A file that a full disk cuts short in silence: what else cannot be written there says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing."""
+
+    def close(self) -> None:
+        """Close the file; what it cannot take any more is lost."""
+        with suppress(OSError):
+            super().close()
 
 
 def _terminal() -> logging.Handler:

@@ -100,6 +100,10 @@ def make_logger(config: DictConfig, settings: Settings, folder: RunFolder, sweep
     return logger
 
 
+_SIGNS_OF_A_FULL_DISK = ("inline_container", "iostream error", "No space left", "os error 28")
+"""In what torch and safetensors say of files that they cannot write."""
+
+
 @contextlib.contextmanager
 def _full_disk_named(folder: RunFolder) -> Iterator[None]:
     """Turn what writers raise on a full disk into a RunError: each library has an exception of its own for it."""
@@ -107,7 +111,7 @@ def _full_disk_named(folder: RunFolder) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as fault:
         full = isinstance(fault, OSError) and fault.errno in {errno.ENOSPC, errno.EDQUOT}
-        if not full and not any(sign in str(fault) for sign in ("inline_container", "No space left", "os error 28")):
+        if not full and not any(sign in str(fault) for sign in _SIGNS_OF_A_FULL_DISK):
             raise
         raise RunError(
             f"{folder.path}: the disk is full; make room there, and the same command with resume=auto goes on"

@@ -36,6 +36,15 @@ def test_a_run_named_twice_counts_once(tmp_path: Path) -> None:
     assert len(runs) == 1
 
 
+def test_a_search_that_diverged_is_no_fault_of_the_result(tmp_path: Path) -> None:
+    block = {"data_share": None, "signal": None, "dead": False}
+    told = {"blocks": [block], "drift": {"first": None, "last": 0.1}, "gap": None, "warnings": ["the search diverged"]}
+    make_run(tmp_path, rating(0.7), diagnostics=told)
+    one = settled(tmp_path)
+    assert counting(one)["search_signal"].isna().all()
+    assert len(counting(one)) == 1
+
+
 BAD = {
     "empty": (b"", "not JSON"),
     "half": (b'{"schema": 1, "data": "movie', "not JSON"),

@@ -47,6 +47,15 @@ def test_a_report_of_several_runs(tmp_path: Path) -> None:
     assert not runs.columns.duplicated().any()
 
 
+def test_what_cannot_be_printed_is_a_sentence_and_1(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", rating(0.5))
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "dnis_lightning.report", str(run), "--to", str(tmp_path / "to")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("standard output: cannot be written (No space left on device)")
+
+
 def test_bad_input_is_a_sentence_and_1(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", rating(0.5))
     (tmp_path / "file").write_text("")

@@ -31,6 +31,7 @@ def test_a_search_in_good_health_has_no_warning(course: Course) -> None:
 FAULTS: dict[str, tuple[Diagnosis, Course, str, str]] = {
     "one dead": (with_blocks(3, dead=True), FALLING, "block 3 is dead", "smaller search.penalty"),
     "some dead": (with_blocks(1, 2, 3, 5, dead=True), FALLING, "blocks 1–3 and 5 are dead", "fewer search.blocks"),
+    "diverged": (with_blocks(2, data_share=float("nan")), FALLING, "the search diverged", "smaller optimizer.lr"),
     "pressed": (with_blocks(2, 4, data_share=0.49), FALLING, "blocks 2 and 4 are moved more by the penalty", "penalty"),
     "noise": (with_blocks(signal=1.1), FALLING, "noise in every block", "larger data.batch_size"),
     "still": (with_blocks(drift=0.001), FALLING, "α hardly moved", "search.gates_lr ten times"),
@@ -50,7 +51,7 @@ FAULTS: dict[str, tuple[Diagnosis, Course, str, str]] = {
     "fitted": (replace(GOOD, gap=Gap(0.0, 0.05, 0.05)), BACK, "α came to fit the search rows", "larger search.penalty"),
     "worse": (GOOD, RISING, "select got worse from the first epoch", "search=none prune=best"),
     "late": (GOOD, replace(RISING, costs=[0.5, *BACK.costs[1:]], best=5), "select got worse", "search=none"),
-    "nowhere": (GOOD, replace(RISING, best=0), "no epoch that counts", "search=none prune=best"),
+    "nowhere": (GOOD, replace(RISING, best=0), "no epoch that counts", "with the same search.budget"),
     "at once": (GOOD, replace(RISING, best=1, least_epochs=1), "select got worse", "search=none"),
     "shared": (replace(GOOD, gap=None), replace(FALLING, shared=True), "nothing shows", "take data.split=three_way"),
 }

@@ -141,6 +141,7 @@ def test_the_smallest_that_fits_is_found_where_larger_ones_do_not() -> None:
 def test_a_share_of_bytes_is_of_the_values_of_the_plain_table() -> None:
     assert parse_budget("bytes:10%").of_table(1000) == Budget("bytes:10%", size=400)
     assert parse_budget("10%").of_table(1000) == parse_budget("10%")
+    assert parse_budget(compression_rate(1e15).name) == compression_rate(1e15)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,12 @@ def compress(
     """
     _check(embedding, rate, prune, dtype, layout, {"train": train, "held_out": held_out})
     _check_counts(blocks=(blocks, 1), search_epochs=(search_epochs, 0), finetune_epochs=(finetune_epochs, 0))
+    _check_finite(lr=lr, gates_lr=gates_lr, penalty=penalty)
     places = _places_of(model, embedding)
     work = Training(model, loss, train, held_out, lr)
-    log.info("held-out loss as it is: %.6g", work.held_out_loss())
+    if not math.isfinite(found := work.held_out_loss()):
+        raise ValueError(f"the mean loss on held_out is {found}, expected a finite number; is the model trained?")
+    log.info("held-out loss as it is: %.6g", found)
     device, modes = embedding.weight.device, [(module, module.training) for module in model.modules()]
     batches, counts = work.count(embedding)
     gated = _Gated(embedding, _selection(embedding, counts, blocks).to(device))
@@ -169,8 +172,8 @@ def _check(
 ) -> None:
     if not isinstance(embedding, nn.Embedding):
         raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
-    if not 1 <= rate < math.inf:
-        raise ValueError(f"rate is {rate}, expected 1 or more: entries before / entries kept")
+    if not isinstance(rate, int | float) or not 1 <= rate < math.inf:
+        raise ValueError(f"rate is {rate!r}, expected 1 or more: entries before / entries kept")
     if most_entries(embedding.weight.numel(), rate) < 1:
         raise ValueError(f"rate is {rate}, which keeps none of {embedding.weight.numel()} entries")
     if embedding.weight.dtype != torch.float32:
@@ -191,7 +194,14 @@ def _check(
 
 
 def _check_counts(**given: tuple[int, int]) -> None:
-    """Raise ValueError for a number that is less than it may be."""
+    """Raise ValueError for a number that is none of things, or less than it may be."""
     for name, (number, least) in given.items():
-        if number < least:
-            raise ValueError(f"{name} is {number}, expected {least} or more")
+        if not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} is {number!r}, expected a whole number, {least} or more")
+
+
+def _check_finite(**given: float) -> None:
+    """Raise ValueError for what is no finite number of 0 or more."""
+    for name, number in given.items():
+        if not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise ValueError(f"{name} is {number!r}, expected a finite number, 0 or more")

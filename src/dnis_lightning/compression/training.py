@@ -54,8 +54,13 @@ class Training:
         return batches, counts
 
     def search(self, selection: SoftSelection, batches: int, epochs: int, gates_lr: float, penalty: float) -> None:
-        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out; batches: of train."""
-        optimizer, gates, others = self._optimizer(), selection.gates, self._endless()
+        """Lines 6 to 9 of Algorithm 1, for each batch of train with the next one of held_out; batches: of train.
+
+        Raises ValueError where that diverges; the weights are as they were then.
+        """
+        if not epochs:
+            return
+        optimizer, gates, others, before = self._optimizer(), selection.gates, self._endless(), self._weights()
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
@@ -63,6 +68,11 @@ class Training:
                 with torch.no_grad():
                     gates.sub_(normalise(gradient) + penalty, alpha=gates_lr / (epochs * batches))
                 selection.clip()
+        found = self.held_out_loss()
+        if not math.isfinite(found):
+            self.model.load_state_dict(before)
+            raise ValueError(f"the search diverged: the mean loss on held_out is {found} after it; take a smaller lr")
+        log.info("held-out loss after the search: %.6g", found)
 
     def moments(self, module: nn.Module, dims: int) -> Tensor:
         """(K, K) Σ g gᵀ in double precision, g the gradients of the losses on held_out by each row that module gives.
@@ -111,9 +121,7 @@ class Training:
             losses = [float(self._loss(batch)) for batch in self.held_out]
         if not losses:
             raise ValueError(_NOTHING_HELD_OUT)
-        if not math.isfinite(found := sum(losses) / len(losses)):
-            raise ValueError(f"the mean loss on held_out is {found}, expected a finite number; is the model trained?")
-        return found
+        return sum(losses) / len(losses)
 
     def _step(self, optimizer: torch.optim.Optimizer, batch: Any) -> None:
         optimizer.zero_grad()
@@ -131,6 +139,8 @@ class Training:
 
     def _loss(self, batch: Any) -> Tensor:
         found = self.loss(self.model, batch)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"loss gives a {type(found).__name__}, expected a tensor of one number, with its gradient")
         if found.numel() != 1:
             raise ValueError(f"loss gives {tuple(found.shape)}, expected one number: the mean of the batch")
         return found

@@ -8,24 +8,17 @@ python -m dnis_lightning.report outputs/ --choose model.l2
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnis_lightning.arguments import Parser
+from dnis_lightning.arguments import Parser, run_tool
 from dnis_lightning.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after a sentence on stderr."""
-    try:
-        given = _parser().parse_args(arguments)
-        _report(given)
-    except UserError as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    return 0
+    return run_tool(lambda: _report(_parser().parse_args(arguments)), "the report is not whole")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,5 +93,4 @@ def _check_search(against: str | None, searches: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for | head
     sys.exit(main())

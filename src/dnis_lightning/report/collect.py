@@ -61,12 +61,12 @@ class Rows(BaseModel):
 
 
 class BlockTold(BaseModel):
-    """What a run says of a block in its search; see `search.diagnosis.BlockHealth`."""
+    """What a run says of a block in its search; see `search.diagnosis.BlockHealth`. None where that diverged."""
 
     model_config = ConfigDict(frozen=True)
 
-    data_share: float
-    signal: float
+    data_share: float | None
+    signal: float | None
     dead: bool
 
 
@@ -99,7 +99,7 @@ class Diagnostics(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     blocks: tuple[BlockTold, ...] = ()
-    drift: dict[str, float] = {}
+    drift: dict[str, float | None] = {}
     gap: dict[str, float | None] | None = None
     warnings: tuple[str, ...] = ()
 

@@ -137,13 +137,15 @@ def _search_columns(told: Diagnostics | None) -> dict[str, float]:
     """Of each block, of the worst of them, and what there is of all; nothing without a search."""
     if told is None or not told.blocks:
         return {}
+    shares = [_float(block.data_share) for block in told.blocks]
+    signals = [_float(block.signal) for block in told.blocks]
     return {
-        "search_data_share": min(block.data_share for block in told.blocks),
-        "search_signal": min(block.signal for block in told.blocks),
-        **{f"search_data_share_{number}": block.data_share for number, block in enumerate(told.blocks, 1)},
-        **{f"search_signal_{number}": block.signal for number, block in enumerate(told.blocks, 1)},
+        "search_data_share": min(shares),
+        "search_signal": min(signals),
+        **{f"search_data_share_{number}": share for number, share in enumerate(shares, 1)},
+        **{f"search_signal_{number}": one for number, one in enumerate(signals, 1)},
         "search_dead": sum(block.dead for block in told.blocks),
-        **{f"search_drift_{when}": value for when, value in told.drift.items()},
+        **{f"search_drift_{when}": _float(value) for when, value in told.drift.items()},
         "search_gap_growth": _float((told.gap or {}).get("growth")),
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dnis_lightning.errors import ConfigError
 
 _FORM = re.compile(
-    r"(?P<cr>cr:(?P<rate>[0-9.]+))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)"
+    r"(?P<cr>cr:(?P<rate>[0-9.]+(e[+-]?[0-9]+)?))|(?P<share>[0-9.]+)%|(?P<size>[0-9.]+)\s*(?P<unit>[KMG]iB)"
     r"|bytes:(?P<bytes>[0-9.]+)%|loss:(?P<loss>[0-9.]+)%|eps:(?P<eps>[0-9.]+(e[+-]?[0-9]+)?)"
 )
 _LONGEST = 40  # a budget names files

@@ -62,7 +62,8 @@ class Dnis:
         )
         if least_epochs > search_epochs:
             raise ConfigError(
-                f"search.least_epochs: {least_epochs} of search.search_epochs={search_epochs}: no epoch would count"
+                f"search.least_epochs: {least_epochs} of search.search_epochs={search_epochs}: no epoch would count; "
+                f"take search.least_epochs={search_epochs}, or more epochs"
             )
         self.warm_start = Stopping(warm_start, patience, least_lr=least_lr) if warm_start else None
         self.search = Stopping(

@@ -6,6 +6,7 @@ fault. The bounds were set by looking at searches that are known to be good or b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Course:
 def doubts(diagnosis: Diagnosis, course: Course) -> tuple[str, ...]:
     """What is wrong with a search, if anything. Blocks without features are passed over."""
     blocks = [block for block in diagnosis.blocks if block.features]
+    if not all(math.isfinite(number) for one in blocks for number in (one.data_share, one.signal, one.drift)):
+        return (
+            "the search diverged: its gradients are no finite numbers, so all gates are as they were before; take a "
+            "smaller optimizer.lr, or a smaller search.xi if that is not 0",
+        )
     return (
         *_on_blocks(blocks),
         *_on_signal(blocks),
@@ -110,14 +116,15 @@ def _on_select(diagnosis: Diagnosis, course: Course) -> Iterator[str]:
     if course.best == 0:
         yield (
             "no epoch that counts (search.least_epochs) was better on select than what the search started from, so all "
-            "gates are open again; the gates earn nothing here, and search=none prune=best comes to the same"
+            "gates are open again; the gates earn nothing here, and search=none prune=best with the same "
+            "search.budget comes to the same"
         )
     elif course.won or _unfinished(diagnosis, course):
         return
     elif counting and first <= min(counting) and first < course.costs[-1]:
         yield (
             "select got worse from the first epoch of the search on, and none that counts (search.least_epochs) made "
-            "up for it; the gates earn nothing here: compare with search=none prune=best"
+            "up for it; the gates earn nothing here: compare with search=none prune=best and the same search.budget"
         )
 
 
