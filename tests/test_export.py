@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -643,3 +645,13 @@ def test_a_cut_of_single_entries_makes_no_small_tables(
     assert code == 1
     assert re.search(r"in \d+ different sets of dimensions, of which there may be 3; prune.by=gates", err)
     assert not (tmp_path / "o").exists()
+
+
+def test_torch_is_not_loaded_to_tell_a_mistake(tmp_path: Path) -> None:
+    script = (
+        "import sys; from dnis_lightning.export import main; assert main(['run']) == 1; "
+        "print([m for m in ('torch', 'lightning', 'hydra') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert "--to" in done.stderr

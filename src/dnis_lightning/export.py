@@ -20,7 +20,7 @@ from dnis_lightning.measures import headline
 from dnis_lightning.packed.embedding import TABLE, WEIGHTS
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import DTypeName
-from dnis_lightning.search.prune import By
+from dnis_lightning.quantities import CutBy
 from dnis_lightning.shipping import TOLERANCE, Format, Wanted
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--by",
-        choices=get_args(By),
+        choices=get_args(CutBy),
         help="cut the run's whole table anew to --budget, without training: single entries, by gates whole "
         "dimensions of blocks, or first dimensions (prefix); default: the run's own cut to this budget, or, where it "
         "has none, as the run cuts (by first dimensions where it tries two ways)",

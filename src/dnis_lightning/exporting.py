@@ -33,11 +33,12 @@ from dnis_lightning.packed.tensors import DAMAGE
 from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.paths import whole_file, whole_folder
 from dnis_lightning.plain_files import write_dense, write_described, write_structured
+from dnis_lightning.quantities import CutBy
 from dnis_lightning.recommender import GATES, Recommender, tables_of
 from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import parse_budget
 from dnis_lightning.search.importance import IMPORTANCE, Importance
-from dnis_lightning.search.prune import By, cut_mask
+from dnis_lightning.search.prune import cut_mask
 from dnis_lightning.serving import Predictor, described
 from dnis_lightning.settings import Settings
 from dnis_lightning.shipping import Shipping, Wanted, worth_trying
@@ -195,7 +196,7 @@ def _test_rows(run: RunFolder) -> Batch | None:
 
 
 def _tried(
-    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: By | None, shipping: Shipping
+    run: RunFolder, blueprint: Blueprint, result: Mapping[str, Any], budget: str, by: CutBy | None, shipping: Shipping
 ) -> tuple[list[tuple[Scheme, dict[str, torch.Tensor]]], float]:
     """Tables of a budget, each with the model's other weights, to be tried in turn, and the most bytes of their file.
 
@@ -280,7 +281,7 @@ def _result_of(run: RunFolder) -> dict[str, Any]:
     return dict(found)
 
 
-def _importance(run: RunFolder, by: By) -> Importance:
+def _importance(run: RunFolder, by: CutBy) -> Importance:
     """What cuts by `prefix` go by, and no others."""
     if by != "prefix":
         return Importance(torch.zeros(0), lambda model: torch.zeros(0))

@@ -37,6 +37,9 @@ TopkLoss = Literal["bce", "bpr"]
 SplitName = Literal["three_way", "paper", "authors", "time", "leave_one_out", "column"]
 """How rows are shared out between train, search, select and test."""
 
+CutBy = Literal["elements", "gates", "prefix"]
+"""How it is chosen which entries of a table go; see `search.prune.Pruning`."""
+
 STARTS_AFRESH = {"learned": "pep", "nis_single": "nis_se", "nis_multi": "nis_me"}
 """Schedules of cuts that need nothing of the unpruned model, and the search that is made for each."""
 

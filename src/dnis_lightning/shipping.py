@@ -16,8 +16,8 @@ from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.packed.layouts import LayoutName
 from dnis_lightning.packed.values import STORED, DTypeName
 from dnis_lightning.paths import leftovers, whole_folder
+from dnis_lightning.quantities import CutBy
 from dnis_lightning.scheme import Scheme
-from dnis_lightning.search.prune import By
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class Wanted:
 
     format: Format = "packed"
     budget: str | None = None
-    by: By | None = None
+    by: CutBy | None = None
     layout: LayoutName | None = None
     dtype: DTypeName | None = None
     tolerance: float = TOLERANCE

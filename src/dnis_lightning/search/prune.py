@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import nth_largest, top
 from dnis_lightning.errors import ConfigError
+from dnis_lightning.quantities import CutBy
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
@@ -21,7 +21,6 @@ from dnis_lightning.search.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-By = Literal["elements", "gates", "prefix"]
 _ROWS_AT_ONCE = 1 << 16
 _STEPS = 1 << 12
 """A budget that is found by trying is kept to within this part of the table."""
@@ -41,10 +40,10 @@ class Pruning:
     rival: another way to cut, too, to all but losses and thresholds; what is better on select stays.
     """
 
-    by: By
+    by: CutBy
     schedule: Schedule
     frequency_power: float = 0.5
-    rival: By | None = None
+    rival: CutBy | None = None
 
 
 Choice = Callable[[int], Tensor]
@@ -86,7 +85,7 @@ def most_entries(whole: int, rate: float) -> int:
     return math.floor(whole / rate * (1 + _EXACT))
 
 
-def chosen_by(model: Recommender, pruning: Pruning) -> By:
+def chosen_by(model: Recommender, pruning: Pruning) -> CutBy:
     """How the entries of a model that `cut_mask` has seen were chosen: single ones where its rows cannot be turned."""
     return "elements" if pruning.by == "prefix" and not model.turned else pruning.by
 
