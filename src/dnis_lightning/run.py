@@ -215,7 +215,7 @@ class Run:
         """What the numbers are to be read with, told here, too."""
         metric, budgets = self.task.monitor, build.budgets(self.settings)
         last = self.chosen.phases[-1]
-        plain = last.plateau and last.gate_step is None  # one before a search need not have come to its end
+        plain = last.plateau and not last.searches  # one before a search need not have come to its end
         rows = self.journal.history.get("rows", []) if plain else []
         found = [
             *caveats.unfinished(rows, f"{self.chosen.name}/{last.name}", metric),
@@ -263,7 +263,7 @@ class Run:
 
     def _diagnostics(self) -> dict[str, Any] | None:
         """Whether the search of the best trial is to be trusted; None where no gates were moved."""
-        searches = [f"{self.chosen.name}/{phase.name}" for phase in self.chosen.phases if phase.gate_step is not None]
+        searches = [f"{self.chosen.name}/{phase.name}" for phase in self.chosen.phases if phase.searches]
         return self.journal.done[searches[-1]].get("diagnostics") if searches else None
 
     def _on_row(self, rows: list[dict[str, Any]]) -> None:

@@ -31,7 +31,7 @@ def test_every_round_leaves_the_same_share() -> None:
 def test_the_mask_closes_by_a_cubic() -> None:
     closing, last = Gradual(4, LONG).steps(1000, 200)
     assert (closing.kept, last.kept, closing.phase.stopping.least_epochs) == (None, 200, 4)
-    kept = [kept_at(closing.phase.gradual, progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
+    kept = [kept_at(closing.phase.moves, progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
     assert kept == [1000, 538, 300, 212, 200]  # 200 + 800 · (1, 27/64, 1/8, 1/64, 0), rounded
 
 
@@ -39,7 +39,7 @@ def test_thresholds_are_learned_from_the_start_and_so_is_what_they_leave() -> No
     learning, last = LearnedThresholds(7, -8.0, 1.0, "element", 1e-6, LONG).steps(1000, 200)
     assert learning.fresh
     assert last.fresh
-    assert (learning.phase.thresholds.kept, learning.phase.stopping.max_epochs) == (200, 7)
+    assert (learning.phase.moves.kept, learning.phase.stopping.max_epochs) == (200, 7)
     assert not learning.phase.stopping.best, "where it ends is what counts"
     assert last.phase.stopping == LONG
 
@@ -49,9 +49,9 @@ NIS = PolicySearch("multi", parts=4, cost_weight=0.1, lr=0.05, samples=4, warm_u
 
 def test_what_a_controller_chose_is_trained_from_its_start() -> None:
     warm_up, policy, last = NIS.steps(1000, 200)
-    assert [step.phase.controller.learns for step in (warm_up, policy)] == [False, True]
+    assert [step.phase.moves.learns for step in (warm_up, policy)] == [False, True]
     assert [step.phase.paired for step in (warm_up, policy)] == [False, True]
-    assert (policy.phase.controller.entries, policy.phase.controller.kept) == (1000, 200)
+    assert (policy.phase.moves.entries, policy.phase.moves.kept) == (1000, 200)
     assert [step.fresh for step in (warm_up, policy, last)] == [True, False, True]
     for step, epochs in ((warm_up, 2), (policy, 3)):
         assert (step.phase.rows, step.phase.stopping) == ("train", Stopping(epochs, epochs, best=False))

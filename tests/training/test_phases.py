@@ -96,10 +96,10 @@ BY_ROW = {
     "first order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.0)),
     "second order": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1)),
     "tables only": Phase("search", "train", Stopping(3, 9), GateStep(xi=0.1), tables_only=True),
-    "gradual": Phase("gradual", "train", Stopping(3, 9), gradual=GradualStep(kept=80, entries=320, epochs=2)),
-    "controller": Phase("search", "train", Stopping(3, 9, best=False), controller=CONTROLLER),
-    "warm-up": Phase("search", "train", Stopping(3, 9, best=False), controller=replace(CONTROLLER, learns=False)),
-    "thresholds": Phase("learn", "train", Stopping(3, 9), thresholds=THRESHOLDS),
+    "gradual": Phase("gradual", "train", Stopping(3, 9), moves=GradualStep(kept=80, entries=320, epochs=2)),
+    "controller": Phase("search", "train", Stopping(3, 9, best=False), moves=CONTROLLER),
+    "warm-up": Phase("search", "train", Stopping(3, 9, best=False), moves=replace(CONTROLLER, learns=False)),
+    "thresholds": Phase("learn", "train", Stopping(3, 9), moves=THRESHOLDS),
 }
 
 
@@ -108,11 +108,11 @@ def test_stepping_by_row_ends_where_the_whole_table_does(name: str, source: Synt
     prepared, phase = prepared_with("three_way", source, tmp_path), BY_ROW[name]
     ends = []
     for optimizer, by_row in ((ADAM, False), (partial(LazyAdam, lr=0.01), True)):
-        model = model_for(prepared, gated=phase.gate_step is not None)
-        if phase.controller is not None:
+        model = model_for(prepared, gated=phase.searches)
+        if isinstance(phase.moves, ControllerStep):
             blocks = blocks_for(prepared)
             model.selection = SoftSelection(blocks.block_of, blocks.count, 4)
-        if phase.thresholds is not None:
+        if isinstance(phase.moves, ThresholdStep):
             model.selection = SoftThreshold(model.space.features, 4, granularity="dimension")
         step = WeightStep(optimizer, clip_norm=0.05, plateau_patience=0, by_row=by_row)
         runner(prepared, tmp_path / str(by_row), step).fit(phase.name, phase, model, keep_weights=False)
@@ -130,7 +130,7 @@ def test_a_controller_ends_with_the_likeliest_choice_and_keeps_within_the_memory
     blocks, model = blocks_for(prepared), model_for(prepared)
     model.selection = SoftSelection(blocks.block_of, blocks.count, 4)
     dear = replace(CONTROLLER, cost_weight=100.0, learns=learns)
-    phase = Phase("search", "train", Stopping(12, 99, best=False), controller=dear)
+    phase = Phase("search", "train", Stopping(12, 99, best=False), moves=dear)
     before = model.table.weight.detach().clone()
     runner(prepared, tmp_path).fit("search", phase, model)
     gates = model.gates.detach()
@@ -176,9 +176,7 @@ def test_a_controller_is_rewarded_for_low_loss_within_the_budget(
     ):
         monkeypatch.setattr(owner, name, noted)
     step = replace(CONTROLLER, cost_weight=0.7, kept=100)
-    runner(prepared, tmp_path).fit(
-        "search", Phase("search", "train", Stopping(2, 9, best=False), controller=step), model
-    )
+    runner(prepared, tmp_path).fit("search", Phase("search", "train", Stopping(2, 9, best=False), moves=step), model)
     assert len(told) > 10
     assert len(set(masks)) > 10
     for loss, share, reward in told:

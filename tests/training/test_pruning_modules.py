@@ -33,7 +33,7 @@ def test_the_mask_closes_step_by_step_and_never_opens(tmp_path: Path, monkeypatc
     kept = start // 5
     gradual = GradualStep(start, kept, epochs=2, updates=100)
     runner(prepared, tmp_path).fit(
-        "gradual", Phase("gradual", "train+search", Stopping(3, 3, least_epochs=2), gradual=gradual), model
+        "gradual", Phase("gradual", "train+search", Stopping(3, 3, least_epochs=2), moves=gradual), model
     )
     steps = len(masks) // 3
     expected = [round(kept + (start - kept) * (1 - t / (2 * steps)) ** 3) for t in range(1, 2 * steps + 1)]
@@ -50,7 +50,7 @@ def test_thresholds_rise_until_few_enough_entries_are_left(tmp_path: Path) -> No
     kept = features * dims // 4
     model.selection = SoftThreshold(features, dims, start=-6.0)
     step = ThresholdStep(kept, -6.0, lr=1.5, granularity="element", decay=1e-4)
-    phase = Phase("thresholds", "train+search", Stopping(50, 50, best=False), thresholds=step, plateau=False)
+    phase = Phase("thresholds", "train+search", Stopping(50, 50, best=False), moves=step, plateau=False)
     facts = runner(prepared, tmp_path).fit("thresholds", phase, model)
     assert 1 < facts["epochs"] < 50, "it ends with the epoch in which they are few enough"
     assert facts["best_epoch"] == facts["epochs"], "with the last weights, not the best"

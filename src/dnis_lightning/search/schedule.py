@@ -74,7 +74,7 @@ class Gradual:
         training = Stopping(self.epochs, self.epochs, least_epochs=self.epochs)
         step = GradualStep(entries, kept, self.epochs)
         # select gets worse while entries go: that is no plateau
-        closing = Phase("gradual", "train+search", training, gradual=step, plateau=False)
+        closing = Phase("gradual", "train+search", training, moves=step, plateau=False)
         return [CutStep("gradual", None, closing), _last(kept, self.finetune)]
 
 
@@ -97,7 +97,7 @@ class LearnedThresholds:
         """The search for thresholds, and the second training."""
         step = ThresholdStep(kept, start=self.start, lr=self.lr, granularity=self.granularity, decay=self.decay)
         training = Stopping(self.epochs, self.epochs, best=False)
-        learning = Phase("thresholds", "train+search", training, thresholds=step, plateau=False)
+        learning = Phase("thresholds", "train+search", training, moves=step, plateau=False)
         return [CutStep("thresholds", None, learning, fresh=True), _last(kept, self.retrain, fresh=True)]
 
 
@@ -125,7 +125,7 @@ class PolicySearch:
         step = ControllerStep(self.sizes, self.parts, entries, kept, self.cost_weight, self.lr, self.samples)
         parts = [("warm_up", self.warm_up, replace(step, learns=False)), ("policy", self.epochs, step)]
         phases = [
-            Phase(name, "train", Stopping(epochs, epochs, best=False), controller=controller, plateau=False)
+            Phase(name, "train", Stopping(epochs, epochs, best=False), moves=controller, plateau=False)
             for name, epochs, controller in parts
             if epochs
         ]

@@ -106,33 +106,38 @@ class ControllerStep:
     learns: bool = True
 
 
+Moves = GateStep | GradualStep | ThresholdStep | ControllerStep
+"""What a training moves besides the weights: gates, a mask that closes, thresholds, or a controller."""
+
+
 @dataclass(frozen=True)
 class Phase:
-    """One training: which rows the weights see, which weights move, and how the gates do (None: not at all).
+    """One training: which rows the weights see, which weights move, and what else does (None: nothing).
 
     tables_only: only embeddings and first-order terms move. reset_gates: α is set to 1 first. fresh: all weights but
-    the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus. gradual,
-    thresholds: what removes entries meanwhile. controller: what chooses the entries of each step. cut_too: the
+    the gates go back to where the trial began. plateau: the learning rate may be lowered on plateaus. cut_too: the
     table that it ends with is cut, too.
     """
 
     name: str
     rows: Rows
     stopping: Stopping
-    gate_step: GateStep | None = None
+    moves: Moves | None = None
     tables_only: bool = False
     reset_gates: bool = False
     fresh: bool = False
     plateau: bool = True
-    gradual: GradualStep | None = None
-    thresholds: ThresholdStep | None = None
-    controller: ControllerStep | None = None
     cut_too: bool = False
 
     @property
     def paired(self) -> bool:
         """Whether each step takes a search batch, too."""
-        return self.gate_step is not None or (self.controller is not None and self.controller.learns)
+        return self.searches or (isinstance(self.moves, ControllerStep) and self.moves.learns)
+
+    @property
+    def searches(self) -> bool:
+        """Whether gates move."""
+        return isinstance(self.moves, GateStep)
 
 
 @dataclass(frozen=True)

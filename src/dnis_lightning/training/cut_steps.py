@@ -16,6 +16,7 @@ from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Choice, Pruning, choose_again
 from dnis_lightning.search.schedule import CutStep
+from dnis_lightning.search.trial import ControllerStep, ThresholdStep
 from dnis_lightning.training.phases import PhaseRunner
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,10 @@ class CutSteps:
         assert one.phase is not None, "a step cuts, or its phase does"
         if one.fresh:
             self._restart(model)
-        thresholds = one.phase.thresholds
-        features, dims = model.table.kept().shape
-        if thresholds is not None:
-            model.selection = SoftThreshold(features, dims, granularity=thresholds.granularity, start=thresholds.start)
-        elif one.phase.controller is None:
+        moves, (features, dims) = one.phase.moves, model.table.kept().shape
+        if isinstance(moves, ThresholdStep):
+            model.selection = SoftThreshold(features, dims, granularity=moves.granularity, start=moves.start)
+        elif not isinstance(moves, ControllerStep):
             model.keep(model.merged_table(), model.table.kept())  # the mask closes during the training
         elif one.fresh:
             model.selection = BlockChoice(self.blocks.block_of, self.blocks.count, dims)

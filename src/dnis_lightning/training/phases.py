@@ -18,7 +18,7 @@ from dnis_lightning.data.negatives import Feedback
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.memory import give_back_freed_memory
 from dnis_lightning.recommender import GATES, Recommender
-from dnis_lightning.search.trial import Phase
+from dnis_lightning.search.trial import ControllerStep, GateStep, GradualStep, Phase, ThresholdStep
 from dnis_lightning.tasks import Objective
 from dnis_lightning.training.callbacks import BestWeights, History, RowsBar, RunCheckpoint
 from dnis_lightning.training.controller_module import ControllerModule
@@ -142,31 +142,32 @@ class PhaseRunner:
     def _module(self, name: str, phase: Phase, model: Recommender, data: SplitsDataModule) -> FitModule:
         step = self.weight_step if phase.plateau else replace(self.weight_step, plateau_patience=None)
         steps = data.steps_per_epoch
-        if phase.gate_step is not None:
-            return SearchModule(
-                model, self.objective, step, phase.gate_step, steps_per_epoch=steps, tables_only=phase.tables_only
-            )
-        if phase.controller is not None:
-            assert self.blocks is not None, "a controller chooses among blocks"
-            seed = self._seed_of(name)
-            return ControllerModule(
-                model, self.objective, step, phase.controller, self.blocks, steps_per_epoch=steps, seed=seed
-            )
-        if phase.gradual is not None:
-            return GradualModule(model, self.objective, step, phase.gradual, steps_per_epoch=steps)
-        if phase.thresholds is not None:
-            return ThresholdModule(model, self.objective, step, phase.thresholds, steps_per_epoch=steps)
-        return FitModule(model, self.objective, step, tables_only=phase.tables_only)
+        match phase.moves:
+            case GateStep() as moves:
+                return SearchModule(
+                    model, self.objective, step, moves, steps_per_epoch=steps, tables_only=phase.tables_only
+                )
+            case ControllerStep() as moves:
+                assert self.blocks is not None, "a controller chooses among blocks"
+                seed = self._seed_of(name)
+                return ControllerModule(
+                    model, self.objective, step, moves, self.blocks, steps_per_epoch=steps, seed=seed
+                )
+            case GradualStep() as moves:
+                return GradualModule(model, self.objective, step, moves, steps_per_epoch=steps)
+            case ThresholdStep() as moves:
+                return ThresholdModule(model, self.objective, step, moves, steps_per_epoch=steps)
+            case None:
+                return FitModule(model, self.objective, step, tables_only=phase.tables_only)
 
     def _data(self, name: str, phase: Phase) -> SplitsDataModule:
-        gate_step = phase.gate_step
         return SplitsDataModule(
             self.prepared,
             batch_size=self.batch_size,
             seed=self._seed_of(name),
             rows=phase.rows,
             paired=phase.paired,
-            shortest=gate_step is not None and gate_step.shortest,
+            shortest=isinstance(phase.moves, GateStep) and phase.moves.shortest,
             feedback=self.feedback,
         )
 
