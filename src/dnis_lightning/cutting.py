@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.budget import Budget
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, chosen_by, cut_mask, most_that_fits
+from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping, worth_trying
 from dnis_lightning.training.cut_steps import CutSteps, Metrics, chosen_now
 from dnis_lightning.training.phases import PhaseRunner
@@ -73,6 +74,20 @@ class _Way:
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """A model that was cut, and trained but for the last time.
+
+    last: that training. before: its metrics.
+    """
+
+    name: str
+    way: _Way
+    model: Recommender
+    last: CutStep
+    before: Metrics
+
+
+@dataclass(frozen=True)
 class _Attempt:
     """A model that was cut and trained: its table in fp32, and what `result.json` says of it as it is shipped.
 
@@ -82,6 +97,20 @@ class _Attempt:
     model: Recommender
     scheme: Scheme
     facts: dict[str, Any]
+
+
+@dataclass
+class _Progress:
+    """How far a budget's cut has come.
+
+    facts: of what is best so far, whose scheme is on disk. first: its metrics before the first way was fine-tuned.
+    tried: the suffixes of rivals, whatever came of them. too_few: the most entries that a loss was found to be beyond.
+    """
+
+    facts: dict[str, Any]
+    first: Metrics
+    tried: list[str] = field(default_factory=list)
+    too_few: int | None = None
 
 
 @dataclass
@@ -138,15 +167,15 @@ class Cutter:
             self._forget(name)
         if found not in journal.done:
             self._begin(budget)
-        facts = journal.done[found]["facts"]
+        progress = self._progress(name)
         if budget.loss is not None:
-            self._fit_to_loss(name, budget.loss)
-        elif budget.epsilon is None and 0 < facts["kept"] < self.whole:
-            for rival in self._rivals(facts):
-                if rival.suffix not in journal.done[found]["tried"]:
-                    self._try_rival(budget, rival)
-        seconds = max(time.perf_counter() - started, self._trained(name))
-        facts = journal.done.pop(found)["facts"]
+            self._fit_to_loss(name, progress, budget.loss)
+        elif budget.epsilon is None and 0 < progress.facts["kept"] < self.whole:
+            for rival in self._rivals(progress.facts):
+                if rival.suffix not in progress.tried:
+                    self._try_rival(budget, progress, rival)
+        seconds, facts = max(time.perf_counter() - started, self._trained(name)), progress.facts
+        journal.done.pop(found)
         journal.record(f"cut/{name}", facts | {"seconds": seconds})
         journal.write()
         of = " of the table before the search" if facts["cut_from"] == WARM_START else ""
@@ -176,14 +205,15 @@ class Cutter:
             passed_over = f"passed-over{way.suffix}/{budget.name}"
             if passed_over in journal.done:
                 continue
-            facts = self._try(budget, way, stays=lambda facts: facts["bytes"] <= most)
-            assert facts is not None, "nothing was to be dropped"
-            if facts["bytes"] <= most:
+            attempt = self._finish(self._cut(budget, way))
+            if attempt.facts["bytes"] <= most:
+                self._start(budget.name, attempt)
                 return
+            del attempt  # one model at a time
             log.info("%s: in %s it would lose more than ship.tolerance; cut anew", budget.name, way.sized)
             journal.record(passed_over, {"seconds": 0.0})
             journal.write()
-        self._try(budget, widest)
+        self._start(budget.name, self._finish(self._cut(budget, widest)))
 
     def _by_width(self, budget: Budget) -> list[_Way]:
         """The first way, to fill bytes in each type of numbers that is worth it."""
@@ -194,85 +224,73 @@ class Cutter:
         chosen = worth_trying(widths, lambda dtype: entries[dtype])
         return [replace(self._first, sized=dtype, suffix=f"-{dtype}") for dtype in chosen]
 
-    def _try(
-        self,
-        budget: Budget,
-        way: _Way,
-        is_hopeless: Callable[[Metrics], bool] = lambda before: False,
-        stays: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
-    ) -> dict[str, Any] | None:
-        """The facts of an attempt, None where it was hopeless. If it stays, a killed run goes on from there."""
-        attempt, name = self._attempt(budget, way, is_hopeless), budget.name
-        if attempt is None:
-            return None
-        if stays(attempt.facts):
-            if is_rank_zero():
-                save_pruned(self.folder, name, attempt.scheme, attempt.model)
-            first = {"seconds": 0.0, "too_few": None, "tried": [], "first": attempt.facts["metrics_before_finetune"]}
-            self._note(name, self.phases.journal.done.get(f"found/{name}", first) | {"facts": attempt.facts})
-        return attempt.facts
+    def _start(self, name: str, attempt: _Attempt) -> None:
+        """Writes down what the first way has come to."""
+        self._keep(name, _Progress(attempt.facts, attempt.facts["metrics_before_finetune"]), attempt)
 
-    def _note(self, name: str, state: dict[str, Any]) -> None:
-        """Writes down how far a cut has come.
+    def _keep(self, name: str, progress: _Progress, attempt: _Attempt) -> None:
+        """Makes an attempt what is best so far: a killed run goes on from there."""
+        if is_rank_zero():
+            save_pruned(self.folder, name, attempt.scheme, attempt.model)
+        progress.facts = attempt.facts
+        self._note(name, progress)
 
-        facts: of what is best so far. first: its metrics before the first way was fine-tuned. tried: the suffixes of
-        rivals, whatever came of them. too_few: the most entries that a loss was found to be beyond.
-        """
-        self.phases.journal.record(f"found/{name}", state)
+    def _note(self, name: str, progress: _Progress) -> None:
+        self.phases.journal.record(f"found/{name}", {"seconds": 0.0} | asdict(progress))
         self.phases.journal.write()
 
-    def _try_rival(self, budget: Budget, way: _Way) -> None:
-        """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        done, name = self.phases.journal.done, budget.name
-        found = done[f"found/{name}"]
-        most, best = worse_by(self.score(found["first"]), way.margin), self.score(found["facts"]["metrics"])
-        self._try(
-            budget,
-            way,
-            is_hopeless=lambda before: self.score(before) > most,
-            stays=lambda other: (
-                worse_by(self.score(other["metrics"]), way.lead) < best and other["bytes"] <= budget.most_bytes
-            ),
-        )
-        found = done[f"found/{name}"]
-        self._note(name, found | {"tried": [*found["tried"], way.suffix]})
+    def _progress(self, name: str) -> _Progress:
+        """What was noted."""
+        known = self.phases.journal.done[f"found/{name}"]
+        return _Progress(**{one.name: known[one.name] for one in fields(_Progress)})
 
-    def _fit_to_loss(self, name: str, loss: float) -> None:
+    def _try_rival(self, budget: Budget, progress: _Progress, way: _Way) -> None:
+        """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
+        cut, best = self._cut(budget, way), self.score(progress.facts["metrics"])
+        if self.score(cut.before) <= worse_by(self.score(progress.first), way.margin):
+            attempt = self._finish(cut)
+            better = worse_by(self.score(attempt.facts["metrics"]), way.lead) < best
+            if better and attempt.facts["bytes"] <= budget.most_bytes:
+                self._keep(budget.name, progress, attempt)
+        progress.tried.append(way.suffix)
+        self._note(budget.name, progress)
+
+    def _fit_to_loss(self, name: str, progress: _Progress, loss: float) -> None:
         """Halves what is kept while that, trained, costs no more on select than it may; then narrows down by bisection.
 
         Where the first cut, which was within the loss before any training, is beyond it afterwards, as schedules that
         train anew or small numbers have it, it is doubled instead, to the whole table if need be.
         """
-        journal, most, entries = self.phases.journal, self._most(loss), int(self.uncut.model().table.kept().sum())
+        most, entries = self._most(loss), int(self.uncut.model().table.kept().sum())
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
         def fits(facts: Mapping[str, Any]) -> bool:
             return self.score(facts["metrics"]) <= most
 
         while True:
-            state = journal.done[f"found/{name}"]
-            facts, too_few = state["facts"], state["too_few"]
+            facts = progress.facts
             facts["within_loss"] = fits(facts)
             enough = facts["kept"] if fits(facts) else None
-            if enough is None and too_few is None:
-                too_few = state["too_few"] = facts["kept"]
-            if not trains and too_few is None:  # the smallest is known already
+            if enough is None and progress.too_few is None:
+                progress.too_few = facts["kept"]
+            if not trains and progress.too_few is None:  # the smallest is known already
                 return
-            if (count := _next_count(enough, too_few, entries)) is None:
+            if (count := _next_count(enough, progress.too_few, entries)) is None:
                 break
-            best = -math.inf if enough is not None else self.score(facts["metrics"])
-            tried = self._try(
-                Budget(name, entries=count),
-                replace(self._first, suffix=f"-{count}"),
-                stays=lambda other, best=best: fits(other) or self.score(other["metrics"]) < best,  # type: ignore[misc]
-            )
-            assert tried is not None, "nothing was to be dropped"
-            log.info("%s: %d entries are %s", name, count, "enough" if fits(tried) else "too few")
-            if not fits(tried):
-                self._note(name, journal.done[f"found/{name}"] | {"too_few": count})
+            attempt = self._finish(self._cut(Budget(name, entries=count), replace(self._first, suffix=f"-{count}")))
+            if fits(attempt.facts) or (
+                enough is None and self.score(attempt.facts["metrics"]) < self.score(facts["metrics"])
+            ):
+                self._keep(name, progress, attempt)
+            enough_now = fits(attempt.facts)
+            del attempt  # one model at a time
+            log.info("%s: %d entries are %s", name, count, "enough" if enough_now else "too few")
+            if not enough_now:
+                progress.too_few = count
+                self._note(name, progress)
 
-    def _attempt(self, budget: Budget, way: _Way, is_hopeless: Callable[[Metrics], bool]) -> _Attempt | None:
-        """Cuts and trains; None where that is hopeless by the metrics before the last training."""
+    def _cut(self, budget: Budget, way: _Way) -> _Cut:
+        """Cuts, and trains but for the last time."""
         pruning, name = way.pruning, budget.name
         model, mask = self._masked(budget, way)
         in_bytes = self._in_bytes(model, budget.size, way.sized)
@@ -289,17 +307,19 @@ class Cutter:
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
             mask = most_that_fits(choose, kept, in_bytes)
         model.keep(model.merged_table(), mask)
-        before = self.evaluate(model)
-        if is_hopeless(before):
-            return None
-        metrics = self._steps.train_if_better(last, name, model, before)
+        return _Cut(name, way, model, last, self.evaluate(model))
+
+    def _finish(self, cut: _Cut) -> _Attempt:
+        """Trains for the last time, and packs the table."""
+        model = cut.model
+        metrics = self._steps.train_if_better(cut.last, cut.name, model, cut.before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._evaluated_as(other, model), self.score
         )
         facts = result.scheme_size(scheme, self.whole, packed)
-        facts |= {"by": chosen_by(model, pruning), "cut_from": way.uncut.name}
-        return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": before})
+        facts |= {"by": chosen_by(model, cut.way.pruning), "cut_from": cut.way.uncut.name}
+        return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": cut.before})
 
     def _masked(self, budget: Budget, way: _Way) -> tuple[Recommender, Tensor]:
         """The uncut model, turned where the way does so, and which of its entries are to stay."""
