@@ -71,7 +71,7 @@ ncf: install ## GMF, MLP and NeuMF against NCF's figures (an hour; ARGS=ncf_test
 packed: install ## time and memory of looking rows up in packed tables (three minutes)
 	$(BIN)/python -m benchmarks.packed $(ARGS)
 
-compress: install ## compress() on a model of plain torch (ten minutes; DNIS_DATA the folder of the raw data)
+compress: install ## compress() on a model of plain torch (most of an hour; DNIS_DATA the folder of the raw data)
 	$(BIN)/python -m benchmarks.compress $(ARGS)
 
 wheel: install ## build the wheel into dist/

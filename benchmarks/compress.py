@@ -1,7 +1,7 @@
 """`compress` on a matrix factorisation of plain torch, MovieLens-1M: `make compress`.
 
     DNIS_DATA=raw/ python -m benchmarks.compress              # three seeds, most of an hour
-    DNIS_DATA=raw/ python -m benchmarks.compress --seeds 1
+    DNIS_DATA=raw/ python -m benchmarks.compress --seeds 1 --rates 10
 
 The model is trained until the error on 5 % of the rows grows, then cut, to single entries (`prune="elements"`) and to
 first dimensions, each at once (`search_epochs=0`) and with gates found first, and trained on. Narrow tables of about as
@@ -73,6 +73,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=int, nargs="+", choices=PLAIN, default=[*PLAIN])
     given = parser.parse_args()
     train, held_out, test, features = _batches(expand(os.environ.get("DNIS_DATA", "~/.cache/dnis_lightning")))
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
@@ -81,7 +82,8 @@ def main() -> None:
         torch.manual_seed(seed)
         model = _trained(Factors(features, mean), train, held_out)
         found.setdefault(("–", "as it was"), []).append((_error(model, test), _mib(model), 0.0))
-        for rate, dims in PLAIN.items():
+        for rate in given.rates:
+            dims = PLAIN[rate]
             for name, options in CUTS.items():
                 cut, began = copy.deepcopy(model), time.perf_counter()
                 table = compress(cut, cut.table, loss, train, held_out, rate=rate, finetune_epochs=EPOCHS, **options)
