@@ -309,7 +309,6 @@ MISTAKES = {
         ["model=mg"],
         r"^model=mg: there is no such option; choose one of autoint, dcn, deepfm, fm, gmf, mf, mlp",
     ),
-    "no option": (["prune=null"], r"^prune=null: it names an option; --help shows those there are, or leave it out"),
     "misspelt key": (["data.batchsize=3"], r"^data\.batchsize: there is no such key"),
     "new key": (["+new=3"], r"new: nothing reads this key"),
     "new key in a group": (["+search.foo=3"], r"search\.foo: nothing reads this key with search=dnis"),

@@ -15,7 +15,7 @@ from dnis_lightning import compress
 from dnis_lightning.compression.cut import first_dimensions
 from dnis_lightning.compression.packing import Prune
 from dnis_lightning.compression.training import Training
-from dnis_lightning.embedding.packed_table import PackedLookup
+from dnis_lightning.embedding.packed_table import PackedLookup, widened
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.scheme import EVERY
 
@@ -157,6 +157,31 @@ def test_moments_are_those_of_the_gradients_by_each_row(model: TwoTowers) -> Non
     assert not rows._forward_hooks
     apart = Training(model, lambda model, batch: model.bias.sum(), [pairs], [pairs], lr=0.1)  # type: ignore[operator]
     assert not apart.moments(rows, 16).any()
+
+
+class InPlace(nn.Module):
+    """A model that changes the rows in place, and has no slope at a row of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(500, 8, padding_idx=0), nn.Linear(8, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        rows = self.table(pairs)
+        rows *= 2
+        return self.out((rows.relu_() / (rows.square().sum(-1, keepdim=True).sqrt() + 1e-6)).mean(1)).squeeze(-1)
+
+
+def test_rows_may_be_changed_in_place_and_have_no_slope(batches: tuple[Batches, Batches]) -> None:
+    torch.manual_seed(0)
+    model, held_out = InPlace(), [(pairs * (pairs > 20), label) for pairs, label in batches[1][:4]]
+    module = compress(model, model.table, loss, batches[0][:9], held_out, rate=np.float64(4), blocks=np.int64(3))  # type: ignore[arg-type]
+    assert module.packed().kept > 900
+
+
+def test_a_projection_keeps_the_type_of_rows() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert widened(torch.ones(2, 4), torch.ones(3, 4)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("prune", ["prefix", "elements"])

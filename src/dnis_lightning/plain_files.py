@@ -44,8 +44,8 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
     """Write a dense table for each set of dimensions that features keep, ids.parquet and tables.json.
 
     table0.npy, … (rows, dims) float32 each; table_of.npy and row_of.npy (N,): where the row of each feature is. Rows
-    that are to be multiplied have a table apart, and projection0.npy, … (C · d, K) for C tables of K dimensions side by
-    side. Raises RunError where there are more than `MOST_TABLES` of them.
+    that are to be multiplied have a table apart, and projection0.npy, … (dims, K), or (C · d, K) for C > 1 tables of K
+    dimensions side by side. Raises RunError where there are more than `MOST_TABLES` of them.
     """
     indptr, positions, values = table.entries()
     layout = Blocks.of(indptr, positions, table.dims)
@@ -67,7 +67,8 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
         tables.append({"file": f"table{number}.npy", "rows": len(mine), "dims": dims, "columns": columns})
         if block and table.projections is not None:
             tables[-1]["projection"] = f"projection{number}.npy"
-            np.save(folder / tables[-1]["projection"], table.projections.matrices[block - 1])
+            matrix = table.projections.matrices[block - 1]
+            np.save(folder / tables[-1]["projection"], matrix[columns] if matrix.shape[1] == table.dims else matrix)
     np.save(folder / "table_of.npy", table_of.astype(np.uint16))
     np.save(folder / "row_of.npy", row_of)
     write_described(

@@ -24,10 +24,6 @@ def reword(message: str, keys: str = "--cfg job") -> str:
         return f"{match[1]}: there is no such key; {keys} shows those there are{_in_a_sweep(match[1])}"
     if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"{match[1]}: the key is there already; write it without +"
-    if text.startswith("Config group override must be a string or a list"):
-        nothing = [one.split("=")[0] for one in sys.argv if re.fullmatch(r"[\w/]+=(null|None)?", one)]
-        named = nothing[0] if nothing else "a group"
-        return f"{named}=null: it names an option; --help shows those there are, or leave it out"
     return text
 
 

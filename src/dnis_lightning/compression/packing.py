@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -172,7 +173,7 @@ def _check(
 ) -> None:
     if not isinstance(embedding, nn.Embedding):
         raise ValueError(f"embedding is a {type(embedding).__name__}, expected an nn.Embedding")
-    if not isinstance(rate, int | float) or not 1 <= rate < math.inf:
+    if not isinstance(rate, Real) or not 1 <= rate < math.inf:
         raise ValueError(f"rate is {rate!r}, expected 1 or more: entries before / entries kept")
     if most_entries(embedding.weight.numel(), rate) < 1:
         raise ValueError(f"rate is {rate}, which keeps none of {embedding.weight.numel()} entries")
@@ -196,12 +197,12 @@ def _check(
 def _check_counts(**given: tuple[int, int]) -> None:
     """Raise ValueError for a number that is none of things, or less than it may be."""
     for name, (number, least) in given.items():
-        if not isinstance(number, int) or number < least:
+        if not isinstance(number, Integral) or number < least:
             raise ValueError(f"{name} is {number!r}, expected a whole number, {least} or more")
 
 
 def _check_finite(**given: float) -> None:
     """Raise ValueError for what is no finite number of 0 or more."""
     for name, number in given.items():
-        if not isinstance(number, int | float) or not 0 <= number < math.inf:
+        if not isinstance(number, Real) or not 0 <= number < math.inf:
             raise ValueError(f"{name} is {number!r}, expected a finite number, 0 or more")

@@ -60,7 +60,7 @@ class Training:
         """
         if not epochs:
             return
-        optimizer, gates, others, before = self._optimizer(), selection.gates, self._endless(), self._weights()
+        optimizer, gates, others, before = self._optimizer(), selection.gates, self._endless(), self._weights("cpu")
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
@@ -77,13 +77,14 @@ class Training:
     def moments(self, module: nn.Module, dims: int) -> Tensor:
         """(K, K) Σ g gᵀ in double precision, g the gradients of the losses on held_out by each row that module gives.
 
-        dims: K. In evaluation mode, and on the CPU; 0 where no loss depends on a row.
+        dims: K. In evaluation mode, and on the CPU; 0 where no loss depends on a row. What is no finite number, as the
+        slope of a norm at 0, counts as 0.
         """
         found: list[Tensor] = []
 
         def apart(module: nn.Module, inputs: tuple[Tensor, ...], rows: Tensor) -> Tensor:
             found.append(rows.detach().requires_grad_())
-            return found[-1]
+            return found[-1].clone()  # which the model may change in place
 
         total = torch.zeros(dims, dims, dtype=torch.float64)
         hook = module.register_forward_hook(apart)
@@ -95,7 +96,7 @@ class Training:
                     if not (found and loss.requires_grad):
                         continue
                     for gradient in torch.autograd.grad(loss, found, materialize_grads=True):
-                        flat = gradient.reshape(-1, dims)
+                        flat = gradient.reshape(-1, dims).float().nan_to_num(0.0, 0.0, 0.0)
                         total += (flat.T @ flat).cpu()
         finally:
             hook.remove()
@@ -104,6 +105,8 @@ class Training:
     def fine_tune(self, epochs: int) -> None:
         """Train as long as the loss on held_out becomes smaller; the model ends with the weights of the best epoch."""
         optimizer, best, least = self._optimizer(), self._weights(), self.held_out_loss()
+        if not math.isfinite(least):
+            raise ValueError(f"the mean loss on held_out is {least} once the table is cut; take a smaller rate")
         log.info("held-out loss as it was cut: %.6g", least)
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"fine-tuning {epoch + 1}/{epochs}", unit="batch", disable=None):
@@ -160,5 +163,11 @@ class Training:
             if not found:
                 raise ValueError(_NOTHING_HELD_OUT)
 
-    def _weights(self) -> dict[str, Any]:
-        return copy.deepcopy(self.model.state_dict())
+    def _weights(self, device: str | None = None) -> dict[str, Any]:
+        """A copy, there or where they are."""
+        if device is None:
+            return copy.deepcopy(self.model.state_dict())
+        return {
+            name: one.detach().to(device, copy=True) if isinstance(one, Tensor) else copy.deepcopy(one)
+            for name, one in self.model.state_dict().items()
+        }

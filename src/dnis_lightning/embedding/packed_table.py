@@ -199,7 +199,7 @@ def widened(rows: Tensor, matrix: Tensor) -> Tensor:
     copies = rows.shape[1] // matrix.shape[1]
     narrow = rows.unflatten(1, (copies, matrix.shape[1]))[..., : len(matrix) // copies]
     of_each = matrix.to(rows.dtype).unflatten(0, (copies, len(matrix) // copies))
-    return torch.einsum("ncd,cdk->nck", narrow, of_each).flatten(1)
+    return torch.einsum("ncd,cdk->nck", narrow, of_each).flatten(1).to(rows.dtype)  # autocast may have made less of it
 
 
 def _attribute(name: str) -> str:

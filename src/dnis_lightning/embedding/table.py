@@ -32,7 +32,7 @@ class EmbeddingTable(nn.Module):
         """Rows (…, K) of features (…); entries outside the mask are 0 and get no gradient."""
         rows = gather(self.weight, features)
         rows = rows if self.mask is None else rows * self.mask[features]
-        return rows if self.rotation is None else rows @ self.rotation
+        return rows if self.rotation is None else (rows @ self.rotation).to(rows.dtype)  # not as autocast has it
 
     def parameters_by_feature(self) -> list[nn.Parameter]:
         """What is looked up by feature: the one table."""

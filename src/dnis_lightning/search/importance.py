@@ -77,7 +77,9 @@ class Importance:
 
         def sensitivity_of(model: Recommender) -> Tensor:
             if "sensitivity" not in kept:
-                raise RunError(f"{path}: it does not say how far entries move a logit; run the search again")
+                raise RunError(
+                    f"{path}: it does not say how far entries move a logit; take --by elements, or run the search again"
+                )
             return kept["sensitivity"]
 
         return cls(frequency, sensitivity_of)
