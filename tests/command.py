@@ -48,6 +48,17 @@ def dnis(folder: Path, *arguments: str, timeout: int = 240, **more: str) -> subp
     return run_module("dnis_lightning", full[3:], cwd=folder, env=environment(), timeout=timeout)
 
 
+def loaded(main: str, *arguments: str, names: tuple[str, ...], code: int, folder: Path) -> list[str]:
+    """What a command, `main` of a module, printed, line by line, and at last which of some packages it has loaded."""
+    script = (
+        f"import sys; from {main} import main; assert main({list(arguments)!r}) == {code}; "
+        f"print([name for name in {names!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
+
+
 def result_of(finished: subprocess.CompletedProcess[str]) -> tuple[Path, dict[str, Any]]:
     """The run's folder, which a run prints last, and its result.json."""
     assert finished.returncode == 0, finished.stderr

@@ -68,7 +68,9 @@ def write_structured(folder: Path, table: PackedTable, fields: Sequence[PackedFi
         if block and table.projections is not None:
             tables[-1]["projection"] = f"projection{number}.npy"
             matrix = table.projections.matrices[block - 1]
-            np.save(folder / tables[-1]["projection"], matrix[columns] if matrix.shape[1] == table.dims else matrix)
+            if matrix.shape[1] == table.dims:  # a row for each column; of those that a dense layout has as zeros, too
+                matrix = np.pad(matrix, ((0, table.dims - len(matrix)), (0, 0)))[columns]
+            np.save(folder / tables[-1]["projection"], matrix)
     np.save(folder / "table_of.npy", table_of.astype(np.uint16))
     np.save(folder / "row_of.npy", row_of)
     write_described(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.command import loaded
 from tests.report.runs import make_run, part, rating
 
 
@@ -77,19 +78,13 @@ def test_bad_input_is_a_sentence_and_1(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_loaded_to_tell_a_mistake(tmp_path: Path) -> None:
-    script = (
-        "import sys; from dnis_lightning.report.__main__ import main; assert main(['nowhere']) == 1; "
-        "print([m for m in ('torch', 'lightning', 'matplotlib', 'scipy', 'hydra') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.stdout.strip() == "[]", done.stderr
+    heavy = ("torch", "lightning", "matplotlib", "scipy", "hydra")
+    said = loaded("dnis_lightning.report.__main__", "nowhere", names=heavy, code=1, folder=tmp_path)
+    assert said[1:] == ["[]"], said
 
 
 def test_no_torch_is_loaded_at_all(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", rating(0.5))
-    script = (
-        "import sys; from dnis_lightning.report.__main__ import main; assert main(['runs', '--to', 'to']) == 0; "
-        "print([m for m in ('torch', 'lightning', 'hydra') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    heavy = ("torch", "lightning", "hydra")
+    said = loaded("dnis_lightning.report.__main__", "runs", "--to", "to", names=heavy, code=0, folder=tmp_path)
+    assert said[-1] == "[]", said

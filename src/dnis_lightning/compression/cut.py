@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dnis_lightning.embedding.table import turned_back
 from dnis_lightning.interaction.axes import principal_axes
-from dnis_lightning.scheme import EVERY, Scheme
+from dnis_lightning.scheme import Scheme
 from dnis_lightning.search.importance import LEAST_COUNT
 from dnis_lightning.search.prune import best_prefixes, largest, prices
 
@@ -35,6 +35,4 @@ def first_dimensions(table: Tensor, kept: int, there: Tensor, counts: Tensor, mo
         sensitivity = torch.ones_like(sensitivity)
     turned = table @ axes
     mask = best_prefixes(prices(turned * expected.sqrt()[:, None] * sensitivity.sqrt(), there), kept, there)
-    longest = max(int(mask.sum(1).max()), 1)
-    projection = np.ascontiguousarray(axes.T[:longest].cpu().numpy())
-    return Scheme.from_dense(turned.cpu().numpy(), mask.cpu().numpy(), {EVERY: projection})
+    return Scheme.from_dense(turned.cpu().numpy(), mask.cpu().numpy(), turned_back(axes.T, mask))

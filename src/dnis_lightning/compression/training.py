@@ -60,7 +60,7 @@ class Training:
         """
         if not epochs:
             return
-        optimizer, gates, others, before = self._optimizer(), selection.gates, self._endless(), self._weights("cpu")
+        optimizer, gates, others, before = self._optimizer(), selection.gates, self._endless(), self._weights()
         for epoch in range(epochs):
             for batch in tqdm(self.train, desc=f"search {epoch + 1}/{epochs}", unit="batch", disable=None):
                 self._step(optimizer, batch)
@@ -163,11 +163,9 @@ class Training:
             if not found:
                 raise ValueError(_NOTHING_HELD_OUT)
 
-    def _weights(self, device: str | None = None) -> dict[str, Any]:
-        """A copy, there or where they are."""
-        if device is None:
-            return copy.deepcopy(self.model.state_dict())
-        return {
-            name: one.detach().to(device, copy=True) if isinstance(one, Tensor) else copy.deepcopy(one)
-            for name, one in self.model.state_dict().items()
-        }
+    def _weights(self) -> dict[str, Any]:
+        """A copy, on the CPU, with what modules say of their versions."""
+        weights = self.model.state_dict()
+        for name, one in weights.items():
+            weights[name] = one.to("cpu", copy=True) if isinstance(one, Tensor) else copy.deepcopy(one)
+        return weights

@@ -76,11 +76,9 @@ class EmbeddingTable(nn.Module):
 
         mask (N, K) bool: what is to be kept; None for what is kept now. There is none where d is 0.
         """
-        if self.rotation is None:
-            return {}
-        used = (self.kept() if mask is None else mask).any(0).nonzero()
-        longest = int(used.max()) + 1 if len(used) else 0
-        return {EVERY: self.rotation.detach()[:longest].cpu().numpy()} if longest else {}
+        return (
+            {} if self.rotation is None else turned_back(self.rotation.detach(), self.kept() if mask is None else mask)
+        )
 
     def load_projections(self, arrays: Mapping[int, np.ndarray]) -> None:
         """Take what `projection_arrays` gave."""
@@ -88,6 +86,15 @@ class EmbeddingTable(nn.Module):
             wide = self.weight.new_zeros(2 * self.weight.shape[1:])
             wide[: len(arrays[EVERY])] = torch.from_numpy(np.array(arrays[EVERY]))
             self.rotate(wide)
+
+
+def turned_back(rotation: Tensor, mask: Tensor) -> dict[int, np.ndarray]:
+    """The projection of all features, (d, K), on the CPU: the first d rows of (K, K), no entry of mask (N, K) beyond.
+
+    There is none where d is 0.
+    """
+    used = mask.any(0).nonzero()
+    return {EVERY: rotation[: int(used.max()) + 1].contiguous().cpu().numpy()} if len(used) else {}
 
 
 class FirstOrder(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dnis_lightning.measures import cost_on_select, monitor
@@ -140,19 +141,14 @@ def _search_columns(told: Diagnostics | None) -> dict[str, float]:
     shares = [_float(block.data_share) for block in told.blocks]
     signals = [_float(block.signal) for block in told.blocks]
     return {
-        "search_data_share": _least(shares),
-        "search_signal": _least(signals),
+        "search_data_share": float(np.min(shares)),
+        "search_signal": float(np.min(signals)),
         **{f"search_data_share_{number}": share for number, share in enumerate(shares, 1)},
         **{f"search_signal_{number}": one for number, one in enumerate(signals, 1)},
         "search_dead": sum(block.dead for block in told.blocks),
         **{f"search_drift_{when}": _float(value) for when, value in told.drift.items()},
         "search_gap_growth": _float((told.gap or {}).get("growth")),
     }
-
-
-def _least(numbers: Sequence[float]) -> float:
-    """NaN where any is."""
-    return math.nan if any(map(math.isnan, numbers)) else min(numbers)
 
 
 def _float(value: float | None) -> float:

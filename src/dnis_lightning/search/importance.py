@@ -66,8 +66,8 @@ class Importance:
     def load(cls, path: Path) -> Importance:
         """Read what `save` wrote.
 
-        Raises RunError where that is not to be read, or, once it is asked for, has no sensitivity: nobody asks for it
-        of a model that could not be turned.
+        Raises RunError where that is not to be read, or, once it is asked for, has no sensitivity: an earlier version
+        left none of a model that it could not turn.
         """
         try:
             kept = load_file(path)
@@ -78,7 +78,7 @@ class Importance:
         def sensitivity_of(model: Recommender) -> Tensor:
             if "sensitivity" not in kept:
                 raise RunError(
-                    f"{path}: it does not say how far entries move a logit; take --by elements, or run the search again"
+                    f"{path}: it does not say how far entries move a logit; run the search again, or take --by elements"
                 )
             return kept["sensitivity"]
 
