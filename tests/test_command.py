@@ -352,7 +352,9 @@ MISTAKES = {
     ),
     "divergence": (["search=none", "optimizer.lr=1e10"], r"training diverged|is no finite number: training diverged"),
     "min_count": (["data.min_count=100000"], r"data\.min_count=100000: no feature occurs that often"),
-    "no group": (["search=null"], r"Config group override"),
+    "no group": (["search=null"], r"^search=null: there is no such option; choose one of dnis, grid, "),
+    "no name of a group": (["model="], r"^model=: there is no such option; choose one of autoint, "),
+    "no launcher": (["hydra/launcher=null"], r"^hydra/launcher=null: .*leave out hydra/launcher= to have the default"),
     "number to resume": (["resume=5"], r"resume=5: no config\.yaml that can be read there"),
     "missing file": (
         ["data=criteo", "model=fm", "data.path=/nowhere/train.txt"],

@@ -59,3 +59,10 @@ def test_what_cannot_be_written_down_is_said(tmp_path: Path) -> None:
     fault = FileNotFoundError(2, "No such file or directory", "/proc/foo")
     said = "/proc/foo: cannot be written (No such file or directory), so the sweep has stopped; make room there, or"
     assert _end_of_sweep(fault).startswith(said)
+
+
+def test_a_program_that_a_launcher_wants_is_named() -> None:
+    fault = FileNotFoundError(2, "No such file or directory", "sbatch")
+    assert _end_of_sweep(fault) == (
+        "sbatch: there is no such program here, so the sweep has stopped; choose another hydra/launcher="
+    )

@@ -14,8 +14,8 @@ import dnis_lightning
 
 PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
-    {"paths", "batch", "quantities", "errors", "reword", "keys", "memory", "measures", "columns"},
-    {"lookup", "ranking", "packed"},
+    {"paths", "batch", "quantities", "errors", "keys", "memory", "measures", "columns"},
+    {"lookup", "ranking", "packed", "reword"},
     {"data", "blocks", "scheme", "folder", "arguments", "outcomes"},
     {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},

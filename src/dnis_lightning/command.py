@@ -254,6 +254,11 @@ def _end_of_sweep(fault: Exception) -> str:
     """What a launcher or a sweeper that gave up has to say."""
     if "No trials are completed yet" in str(fault):  # Optuna has no error of its own for it
         return "no trial of the study has finished"
+    if isinstance(fault, ValueError) and (told := reword(str(fault))) != str(fault):
+        return told  # what Hydra raises for group=null
+    if isinstance(fault, FileNotFoundError) and os.sep not in str(fault.filename or os.sep):
+        missing = f"{fault.filename}: there is no such program here"
+        return f"{missing}, so the sweep has stopped; choose another hydra/launcher="
     if isinstance(fault, OSError) and fault.strerror:
         where = fault.filename or started_sweep()
         return (

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+
+from dnis_lightning.paths import config_dir
 
 _EXTRAS = ("joblib", "submitit", "ray", "optuna")  # as their plugins' options begin
+_NO_NAME = r"null|true|false|[-+]?[\d.]+(e[-+]?\d+)?"
+"""What Hydra reads as something other than text."""
 
 
 def reword(message: str, keys: str = "--cfg job") -> str:
@@ -14,7 +19,7 @@ def reword(message: str, keys: str = "--cfg job") -> str:
     if match := re.search(rf"Could not load 'hydra/(launcher|sweeper)/({'|'.join(_EXTRAS)})", text):
         return f"this hydra/{match[1]} needs what is not installed: pip install '.[{match[2]}]'"
     if match := re.search(
-        r"Could not (?:find|load) '([^']+)/([^'/]+)'.*?Available options in '[^']+': (.*?)(?: Config search path|$)",
+        r"Could not (?:find|load) '([^']+)/([^'/]*)'.*?Available options in '[^']+': (.*?)(?: Config search path|$)",
         text,
     ):
         group, option, options = match.groups()
@@ -24,7 +29,20 @@ def reword(message: str, keys: str = "--cfg job") -> str:
         return f"{match[1]}: there is no such key; {keys} shows those there are{_in_a_sweep(match[1])}"
     if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"{match[1]}: the key is there already; write it without +"
+    if text.startswith("Config group override must be") and (wrong := list(_no_options())):
+        return "; ".join(wrong)
     return text
+
+
+def _no_options() -> Iterator[str]:
+    """Of the arguments those that give a group what is no name, as `model=null` does."""
+    for argument in sys.argv[1:]:
+        group, _, values = argument.lstrip("+").partition("=")
+        wrong = [value for value in values.split(",") if re.fullmatch(_NO_NAME, value, re.IGNORECASE)]
+        if wrong and group.startswith("hydra/"):  # whose options are those of Hydra and of its plugins, too
+            yield f"{group}={wrong[0]}: there is no such option; leave out {group}= to have the default"
+        elif wrong and (known := sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))):
+            yield f"{group}={wrong[0]}: there is no such option; choose one of {', '.join(known)}"
 
 
 def _in_a_sweep(key: str) -> str:
