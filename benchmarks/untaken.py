@@ -304,7 +304,7 @@ def _by_loss(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Imp
             ever.sensitivity,
             torch.as_tensor(blocks.block_of, dtype=torch.int64),
             blocks.count,
-            lambda model: run._score(run._on_select(model)),
+            run.judge.cost_of,
         )
 
     return by_loss

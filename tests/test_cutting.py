@@ -17,6 +17,7 @@ from dnis_lightning.cutting import NARROWED, RIVAL_MARGIN, Cutter, Uncut
 from dnis_lightning.folder import RunFolder
 from dnis_lightning.interaction.dcn import DCN
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.judge import Judge
 from dnis_lightning.recommender import FeatureSpace, Recommender
 from dnis_lightning.scheme import EVERY, Scheme
 from dnis_lightning.search.budget import Budget, at_threshold, parse_budget
@@ -71,8 +72,7 @@ def cutter(folder: Path, losses: Losses, *, rival: Any = "elements", interaction
         blocks=make_blocks(np.arange(FEATURES), np.zeros(FEATURES, dtype=np.int32), blocks=1),
         uncut=Uncut("trained", lambda: model_of(interaction), IMPORTANCE),
         initial=lambda: model_of(interaction),
-        evaluate=evaluate,
-        score=lambda metrics: metrics["select/mse"],
+        judge=Judge(evaluate, "mse"),
         **more,
     )
 
@@ -222,7 +222,7 @@ def test_bytes_are_filled_in_the_type_that_is_shipped(
 
 def test_a_second_way_fills_bytes_in_the_type_of_the_first(tmp_path: Path) -> None:
     made = in_any_type(tmp_path, Coarse)
-    made.evaluate = lambda model: {"select/mse": 1.0 - 0.04 * (not model.turned)}
+    made.judge = Judge(lambda model: {"select/mse": 1.0 - 0.04 * (not model.turned)}, "mse")
     facts = made.cut(parse_budget("0.48KiB"))
     assert (facts["by"], facts["dtype"]) == ("elements", "fp16")
     assert 0.95 * 0.48 * 1024 < facts["bytes"] <= 0.48 * 1024
@@ -301,7 +301,7 @@ def by_size(folder: Path, *, needed: float, trains: bool = True) -> Cutter:
         return {"select/mse": 1 + 0.1 * lost}
 
     made = cutter(folder, {})
-    made.evaluate = evaluate
+    made.judge = Judge(evaluate, "mse")
     made.pruning = Pruning("prefix", OneShot(Stopping(3, 3) if trains else None), rival="elements")
     return made
 
@@ -345,7 +345,7 @@ def test_a_first_cut_that_is_beyond_the_loss_in_the_end_is_made_larger(trains: b
 
 def test_where_none_are_too_few_the_least_that_do_are_found(tmp_path: Path) -> None:
     made = by_size(tmp_path, needed=0, trains=True)
-    made.evaluate = lambda model: {"select/mse": 1.0}
+    made.judge = Judge(lambda model: {"select/mse": 1.0}, "mse")
     made.shipping = RoundedAtNothing(np.zeros(FEATURES, dtype=np.int64))
     facts = made.cut(parse_budget("loss:3%"))
     assert facts["kept"] == 1
@@ -354,9 +354,11 @@ def test_where_none_are_too_few_the_least_that_do_are_found(tmp_path: Path) -> N
 
 def test_a_loss_of_nothing_is_not_decided_by_rounding(tmp_path: Path) -> None:
     made = by_size(tmp_path, needed=0, trains=False)
-    made.evaluate = lambda model: {
-        "select/mse": 1.0 + 1e-7 * model.turned + 0.1 * (int(model.table.kept().sum()) < FEATURES * 6)
-    }
+
+    def evaluate(model: Recommender) -> dict[str, float]:
+        return {"select/mse": 1.0 + 1e-7 * model.turned + 0.1 * (int(model.table.kept().sum()) < FEATURES * 6)}
+
+    made.judge = Judge(evaluate, "mse")
     facts = made.cut(parse_budget("loss:0%"))
     assert facts["kept"] == FEATURES * 6
     assert facts["within_loss"]

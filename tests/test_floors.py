@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "blocks", "scheme", "folder", "arguments", "outcomes"},
     {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},
-    {"search"},
+    {"search", "judge"},
     {"training", "compression", "caveats"},
     {"settings", "report", "shipping", "evaluation", "plain_files"},
     {"config"},

@@ -18,6 +18,7 @@ from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
+from dnis_lightning.judge import Judge, Metrics
 from dnis_lightning.measures import headline, worse_by
 from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.recommender import Recommender
@@ -27,7 +28,7 @@ from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Pruning, chosen_by, cut_mask, most_that_fits
 from dnis_lightning.search.schedule import CutStep
 from dnis_lightning.shipping import Shipping, worth_trying
-from dnis_lightning.training.cut_steps import CutSteps, Metrics, chosen_now
+from dnis_lightning.training.cut_steps import CutSteps, chosen_now
 from dnis_lightning.training.phases import PhaseRunner
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,7 @@ class Cutter:
     """Cuts an unpruned model; each cut starts from it anew.
 
     whole: N·K, the entries that rates are counted against. blocks: of the features. initial: makes the initial state
-    of the model. evaluate: metrics on select. score: of metrics, smaller is better. before_search: the model before a
-    search that has moved gates, if that is to be cut, too.
+    of the model. before_search: the model before a search that has moved gates, if that is to be cut, too.
     """
 
     pruning: Pruning
@@ -130,8 +130,7 @@ class Cutter:
     blocks: Blocks
     uncut: Uncut
     initial: Callable[[], Recommender]
-    evaluate: Callable[[Recommender], Metrics]
-    score: Callable[[Mapping[str, Any]], float]
+    judge: Judge
     before_search: Uncut | None = None
 
     def cut(self, budget: Budget) -> dict[str, Any]:
@@ -246,10 +245,10 @@ class Cutter:
 
     def _try_rival(self, budget: Budget, progress: _Progress, way: _Way) -> None:
         """Cuts in another way, too, if that is near before it is trained; what is better on select stays."""
-        cut, best = self._cut(budget, way), self.score(progress.facts["metrics"])
-        if self.score(cut.before) <= worse_by(self.score(progress.first), way.margin):
+        cut, best = self._cut(budget, way), self.judge.cost(progress.facts["metrics"])
+        if self.judge.cost(cut.before) <= worse_by(self.judge.cost(progress.first), way.margin):
             attempt = self._finish(cut)
-            better = worse_by(self.score(attempt.facts["metrics"]), way.lead) < best
+            better = worse_by(self.judge.cost(attempt.facts["metrics"]), way.lead) < best
             if better and attempt.facts["bytes"] <= budget.most_bytes:
                 self._keep(budget.name, progress, attempt)
         progress.tried.append(way.suffix)
@@ -265,7 +264,7 @@ class Cutter:
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
         def fits(facts: Mapping[str, Any]) -> bool:
-            return self.score(facts["metrics"]) <= most
+            return self.judge.cost(facts["metrics"]) <= most
 
         while True:
             facts = progress.facts
@@ -279,7 +278,7 @@ class Cutter:
                 break
             attempt = self._finish(self._cut(Budget(name, entries=count), replace(self._first, suffix=f"-{count}")))
             if fits(attempt.facts) or (
-                enough is None and self.score(attempt.facts["metrics"]) < self.score(facts["metrics"])
+                enough is None and self.judge.cost(attempt.facts["metrics"]) < self.judge.cost(facts["metrics"])
             ):
                 self._keep(name, progress, attempt)
             enough_now = fits(attempt.facts)
@@ -307,7 +306,7 @@ class Cutter:
         if earlier:  # the table has changed since, and with it the choice, and the bytes that as many entries take
             mask = most_that_fits(choose, kept, in_bytes)
         model.keep(model.merged_table(), mask)
-        return _Cut(name, way, model, last, self.evaluate(model))
+        return _Cut(name, way, model, last, self.judge.evaluate(model))
 
     def _finish(self, cut: _Cut) -> _Attempt:
         """Trains for the last time, and packs the table."""
@@ -315,7 +314,7 @@ class Cutter:
         metrics = self._steps.train_if_better(cut.last, cut.name, model, cut.before)
         scheme = model.scheme()
         packed, metrics = self.shipping.choose(
-            scheme, metrics, lambda other: self._evaluated_as(other, model), self.score
+            scheme, metrics, lambda other: self._evaluated_as(other, model), self.judge.cost
         )
         facts = result.scheme_size(scheme, self.whole, packed)
         facts |= {"by": chosen_by(model, cut.way.pruning), "cut_from": cut.way.uncut.name}
@@ -335,25 +334,25 @@ class Cutter:
         return self.shipping.fits(size, model.table.projection_arrays, dtype)
 
     def _most(self, loss: float) -> float:
-        """The largest score that a cut may have."""
-        return worse_by(self._score_of_uncut, loss + ROUNDING)
+        """What a cut may cost on select at most."""
+        return worse_by(self._cost_of_uncut, loss + ROUNDING)
 
     @cached_property
-    def _score_of_uncut(self) -> float:
-        return self.score(self.evaluate(self.uncut.model()))
+    def _cost_of_uncut(self) -> float:
+        return self.judge.cost_of(self.uncut.model())
 
     def _in_loss(self, model: Recommender, most: float) -> Callable[[Tensor], bool]:
-        """Whether what a mask keeps has no larger score than that."""
-        return lambda mask: self.score(self.evaluate(model.cut_copy(mask))) <= most
+        """Whether what a mask keeps costs no more than that."""
+        return lambda mask: self.judge.cost_of(model.cut_copy(mask)) <= most
 
     def _evaluated_as(self, scheme: Scheme, model: Recommender) -> Metrics:
         """The metrics of a model with the values of a scheme, which it has from now on."""
         model.keep(torch.from_numpy(scheme.dense()), model.table.mask)
-        return self.evaluate(model)
+        return self.judge.evaluate(model)
 
     @property
     def _steps(self) -> CutSteps:
-        return CutSteps(self.phases, self.blocks, self.initial, self.evaluate, self.score)
+        return CutSteps(self.phases, self.blocks, self.initial, self.judge)
 
     def _trained(self, name: str) -> float:
         """Seconds of all trainings for this cut, those before a kill included."""

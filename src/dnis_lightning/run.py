@@ -20,7 +20,7 @@ from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.measures import cost_on_select
+from dnis_lightning.judge import Judge
 from dnis_lightning.packed import PackedEmbedding, PackedTable
 from dnis_lightning.recommender import Recommender, tables_of
 from dnis_lightning.scheme import Scheme
@@ -59,6 +59,7 @@ class Run:
         self.learning_rate = build.learning_rate(self.settings, self.prepared)
         log.info("learning rate %g at first", self.learning_rate)
         self.evaluation = build.make_evaluation(self.settings, self.prepared, self.task, self.feedback)
+        self.judge = Judge(lambda model: self.evaluation.metrics(model, "select"), self.task.monitor)
         self.blueprint = build.make_blueprint(self.settings, self.prepared, self.task)
         self.journal = Journal.open(self.folder.checkpoint)
         self.pruning = build.pruning(self.settings)
@@ -124,22 +125,13 @@ class Run:
             only=self.settings.search.trial,
             jobs=self.trial_jobs,
             earlier=build.earlier(self.settings, self.prepared),
-            evaluate=self._on_select,
-            score=self._score,
+            judge=self.judge,
         )
         self.chosen, told = trials.run(construct(self.settings.search.method))
         self.blueprint = self.blueprint.of(self.chosen)
         if is_rank_zero():
             self.blueprint.save(self.folder.path / "recommender.json", task=self.task.name)
         return told
-
-    def _on_select(self, model: Recommender) -> dict[str, float]:
-        """The metrics by which everything is chosen."""
-        return self.evaluation.metrics(model, "select")
-
-    def _score(self, facts: Mapping[str, Any]) -> float:
-        """What trials are compared by, smaller is better; infinite where training diverged."""
-        return cost_on_select(self.task.monitor, facts)
 
     def _best_model(self) -> Recommender:
         all_ranks_here()
@@ -166,7 +158,10 @@ class Run:
         if self.blueprint.block_dims is not None and is_rank_zero():
             save_pruned(self.folder, "unpruned", scheme, model)
         packed, metrics = self.shipping.choose(
-            scheme, self._on_select(model), lambda other: self._on_select(self._with_values(other)), self._score
+            scheme,
+            self.judge.evaluate(model),
+            lambda other: self.judge.evaluate(self._with_values(other)),
+            self.judge.cost,
         )
         sizes = result.scheme_size(scheme, whole, packed) | result.other_sizes(model)
         return sizes | {"metrics": metrics}, whole
@@ -187,8 +182,7 @@ class Run:
             blocks=self.blocks,
             uncut=Uncut("trained", self._best_model, self.importance),
             initial=lambda: build.trial_model(self.blueprint, self.settings.seed),
-            evaluate=self._on_select,
-            score=self._score,
+            judge=self.judge,
             before_search=before_search,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from dnis_lightning.blueprint import Blueprint, save_best
 from dnis_lightning.earlier import Earlier
 from dnis_lightning.errors import RunError
 from dnis_lightning.folder import RunFolder, is_rank_zero
+from dnis_lightning.judge import Judge
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.trial import SearchMethod, Trial, TrialResult
 from dnis_lightning.spread import copy_best, take_over
@@ -27,7 +28,7 @@ class Trials:
 
     blueprint: what their models have in common. only: the number of the one to be run, None for all. jobs: finished
     jobs of search.trial, by the number of the trial, which need not be trained again. earlier: the run that each starts
-    from, if any. evaluate: metrics on select. score: of metrics, smaller is better, infinite where training diverged.
+    from, if any.
     """
 
     blueprint: Blueprint
@@ -37,8 +38,7 @@ class Trials:
     only: int | None
     jobs: Mapping[int, RunFolder]
     earlier: Earlier | None
-    evaluate: Callable[[Recommender], dict[str, float]]
-    score: Callable[[Mapping[str, Any]], float]
+    judge: Judge
 
     def run(self, method: SearchMethod) -> tuple[Trial, list[dict[str, Any]]]:
         """The best trial, whose weights are on disk then, and the facts of each for `result.json`.
@@ -56,7 +56,7 @@ class Trials:
             if self.only in (None, number):
                 self._take_over(number, trial, scores)
                 facts = self._run_one(trial, scores)
-                score = self.score(facts)
+                score = self.judge.cost(facts)
                 ran.append(trial)
                 scores.append(score)
                 told.append({"name": trial.name, "dims": trial.dims, "block_dims": trial.block_dims, **facts})
@@ -98,7 +98,7 @@ class Trials:
                         before=phases[-1]["best"] if phases else math.nan,
                     )
                 )
-            facts = {**self.evaluate(model), "seconds": sum(phase["seconds"] for phase in phases)}
+            facts = {**self.judge.evaluate(model), "seconds": sum(phase["seconds"] for phase in phases)}
             facts["epochs"] = [phase["epochs"] for phase in phases]
             facts["kept"] = int(model.table.kept().sum())
             if is_rank_zero() and self._is_best(facts, scores):
@@ -114,4 +114,4 @@ class Trials:
         return model if self.earlier is None else self.earlier.give_to(model, blueprint)
 
     def _is_best(self, facts: Mapping[str, Any], scores: list[float]) -> bool:
-        return all(self.score(facts) < score for score in scores)
+        return all(self.judge.cost(facts) < score for score in scores)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.judge import Judge, Metrics
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Choice, Pruning, choose_again
@@ -21,22 +21,18 @@ from dnis_lightning.training.phases import PhaseRunner
 
 log = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
-
 
 @dataclass(frozen=True)
 class CutSteps:
     """Takes the steps of a schedule; names of cuts tell their trainings apart.
 
-    blocks: of the features. initial: makes the initial state of a model. evaluate: metrics on select. score: of
-    metrics, smaller is better.
+    blocks: of the features. initial: makes the initial state of a model.
     """
 
     phases: PhaseRunner
     blocks: Blocks
     initial: Callable[[], Recommender]
-    evaluate: Callable[[Recommender], Metrics]
-    score: Callable[[Mapping[str, Any]], float]
+    judge: Judge
 
     def take(self, one: CutStep, name: str, model: Recommender, choose: Choice) -> None:
         """A step before the last one, of which the model has what came of it. choose: as the model is by then."""
@@ -65,8 +61,8 @@ class CutSteps:
                 self._restart(model)
                 model.keep(model.merged_table(), mask)
             self.phases.fit(f"{one.name}/{name}", one.phase, model, keep_weights=False)
-            after = self.evaluate(model)
-            if self.score(after) < self.score(before):
+            after = self.judge.evaluate(model)
+            if self.judge.cost(after) < self.judge.cost(before):
                 return after
             model.load_weights(journal.load(untrained))
             if one.fresh:
@@ -78,7 +74,7 @@ class CutSteps:
         step, journal = f"after-{one.name}/{name}", self.phases.journal
         model.keep(model.merged_table(), mask)
         if step not in journal.done:
-            self.train_if_better(one, name, model, self.evaluate(model))
+            self.train_if_better(one, name, model, self.judge.evaluate(model))
             journal.record(step, {"seconds": 0.0}, journal.save(model.state_dict()))
             journal.write()
         elif journal.weights_of == step and journal.weights is not None:
