@@ -16,7 +16,7 @@ PACKAGE = Path(dnis_lightning.__file__).parent
 FLOORS = (
     {"paths", "batch", "quantities", "errors", "keys", "memory", "measures", "columns"},
     {"lookup", "ranking", "packed", "reword"},
-    {"data", "blocks", "scheme", "folder", "arguments", "outcomes"},
+    {"data", "facts", "blocks", "scheme", "folder", "arguments", "outcomes"},
     {"embedding", "interaction", "tasks", "groups"},
     {"recommender"},
     {"search", "judge"},

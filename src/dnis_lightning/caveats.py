@@ -9,11 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from dnis_lightning.facts import CutFacts, TableFacts
 from dnis_lightning.measures import cost_on_select, worse_by
 from dnis_lightning.search.budget import Budget
-
-Facts = Mapping[str, Any]
-"""What a result says of a table: `metrics`, and of a cut `budget`, `kept`, `bytes` and maybe `within_loss`, too."""
 
 _DIVERGED = 10
 """Times as bad as biases alone no training is that did not diverge."""
@@ -24,12 +22,12 @@ _STEADY = 0.9
 
 
 def no_better_than_biases(
-    uncut: Facts, cuts: Iterable[Facts], biases: Facts | None, metric: str, l2: float
+    uncut: TableFacts, cuts: Iterable[CutFacts], biases: Mapping[str, Any] | None, metric: str, l2: float
 ) -> Iterator[str]:
     """Tables that are no better on select than none, biases alone. l2: that of the rows."""
     if biases is None:
         return
-    models = {"the whole table": uncut} | {cut["budget"]: cut for cut in cuts}
+    models: dict[str, TableFacts] = {"the whole table": uncut, **{cut["budget"]: cut for cut in cuts}}
     least = cost_on_select(metric, biases["metrics"])
     costs = {name: cost_on_select(metric, facts["metrics"]) for name, facts in models.items()}
     poor = [name for name, cost in costs.items() if cost >= least]
@@ -49,7 +47,7 @@ def no_better_than_biases(
         )
 
 
-def beyond_their_loss(cuts: Iterable[Facts]) -> Iterator[str]:
+def beyond_their_loss(cuts: Iterable[CutFacts]) -> Iterator[str]:
     """Cuts to a loss that no table was found to be within."""
     for cut in cuts:
         if not cut.get("within_loss", True):
@@ -59,7 +57,7 @@ def beyond_their_loss(cuts: Iterable[Facts]) -> Iterator[str]:
             )
 
 
-def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: int) -> Iterator[str]:
+def beyond_their_size(cuts: Iterable[CutFacts], budgets: Iterable[Budget], whole: int) -> Iterator[str]:
     """Cuts that keep nothing, or whose file is larger than it may be. whole: entries of the uncut table, N·K."""
     bounds = {budget.name: budget.of_table(whole) for budget in budgets}
     for cut in cuts:
@@ -71,14 +69,14 @@ def beyond_their_size(cuts: Iterable[Facts], budgets: Iterable[Budget], whole: i
             yield f"{name}: its file has {size:,} bytes, more than that; take a larger budget"
 
 
-def beaten_by_smaller(cuts: Sequence[Facts], metric: str, margin: float) -> Iterator[str]:
+def beaten_by_smaller(cuts: Sequence[CutFacts], metric: str, margin: float) -> Iterator[str]:
     """Cuts that are worse on select than one whose file is smaller: a budget is filled, whether that is best or not.
 
     margin: the share of the metric by which they may be.
     """
     monitor = f"select/{metric}"
 
-    def cost(cut: Facts) -> float:
+    def cost(cut: CutFacts) -> float:
         return cost_on_select(metric, cut["metrics"])
 
     for cut in cuts:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from dnis_lightning import result
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import save_pruned
 from dnis_lightning.errors import RunError
+from dnis_lightning.facts import CutFacts, Metrics
 from dnis_lightning.folder import RunFolder, is_rank_zero
-from dnis_lightning.judge import Judge, Metrics
+from dnis_lightning.judge import Judge
 from dnis_lightning.measures import headline, worse_by
 from dnis_lightning.packed.values import DTypeName
 from dnis_lightning.recommender import Recommender
@@ -97,7 +98,7 @@ class _Attempt:
 
     model: Recommender
     scheme: Scheme
-    facts: dict[str, Any]
+    facts: CutFacts
 
 
 @dataclass
@@ -108,7 +109,7 @@ class _Progress:
     tried: the suffixes of rivals, whatever came of them. too_few: the most entries that a loss was found to be beyond.
     """
 
-    facts: dict[str, Any]
+    facts: CutFacts
     first: Metrics
     tried: list[str] = field(default_factory=list)
     too_few: int | None = None
@@ -133,18 +134,15 @@ class Cutter:
     judge: Judge
     before_search: Uncut | None = None
 
-    def cut(self, budget: Budget) -> dict[str, Any]:
-        """The facts of a cut; its scheme is on disk then.
-
-        They are the keys of a cut in `result.json`, but for what is measured on test.
-        """
+    def cut(self, budget: Budget) -> CutFacts:
+        """The facts of a cut, but for what is measured on test; its scheme is on disk then."""
         name, done = budget.name, self.phases.journal.done
         step = f"cut/{name}"
         if step in done and not self._on_disk(name):
             self._forget(name)
         if step not in done:
             self._make(budget.of_table(self.whole))
-        return {"budget": name, **done[step]}
+        return {**cast(CutFacts, done[step]), "budget": name}
 
     def _on_disk(self, name: str) -> bool:
         try:
@@ -175,7 +173,7 @@ class Cutter:
                     self._try_rival(budget, progress, rival)
         seconds, facts = max(time.perf_counter() - started, self._trained(name)), progress.facts
         journal.done.pop(found)
-        journal.record(f"cut/{name}", facts | {"seconds": seconds})
+        journal.record(f"cut/{name}", {**facts, "seconds": seconds})
         journal.write()
         of = " of the table before the search" if facts["cut_from"] == WARM_START else ""
         log.info("%s: kept %d entries%s, %s", name, facts["kept"], of, _one_line(facts["metrics"]))
@@ -184,7 +182,7 @@ class Cutter:
     def _first(self) -> _Way:
         return _Way(self.uncut, self.pruning, self.shipping.widths[-1])
 
-    def _rivals(self, facts: Mapping[str, Any]) -> Iterator[_Way]:
+    def _rivals(self, facts: CutFacts) -> Iterator[_Way]:
         """Other ways to cut than the first, of which these are the facts."""
         if self.pruning.rival not in (None, facts["by"]):
             pruning = replace(self.pruning, by=self.pruning.rival)
@@ -263,7 +261,7 @@ class Cutter:
         most, entries = self._most(loss), int(self.uncut.model().table.kept().sum())
         trains = any(step.phase is not None for step in self.pruning.schedule.steps(entries, entries))
 
-        def fits(facts: Mapping[str, Any]) -> bool:
+        def fits(facts: CutFacts) -> bool:
             return self.judge.cost(facts["metrics"]) <= most
 
         while True:
@@ -316,9 +314,14 @@ class Cutter:
         packed, metrics = self.shipping.choose(
             scheme, metrics, lambda other: self._evaluated_as(other, model), self.judge.cost
         )
-        facts = result.scheme_size(scheme, self.whole, packed)
-        facts |= {"by": chosen_by(model, cut.way.pruning), "cut_from": cut.way.uncut.name}
-        return _Attempt(model, scheme, facts | {"metrics": metrics, "metrics_before_finetune": cut.before})
+        facts: CutFacts = {
+            **result.scheme_size(scheme, self.whole, packed),
+            "by": chosen_by(model, cut.way.pruning),
+            "cut_from": cut.way.uncut.name,
+            "metrics": metrics,
+            "metrics_before_finetune": cut.before,
+        }
+        return _Attempt(model, scheme, facts)
 
     def _masked(self, budget: Budget, way: _Way) -> tuple[Recommender, Tensor]:
         """The uncut model, turned where the way does so, and which of its entries are to stay."""

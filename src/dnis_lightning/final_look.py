@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dnis_lightning.evaluation import Evaluation
+from dnis_lightning.facts import CutFacts, TableFacts
 from dnis_lightning.groups import Groups
 from dnis_lightning.outcomes import Outcomes, calibration, differences
 from dnis_lightning.recommender import Recommender
@@ -21,7 +22,7 @@ class FinalLook:
     _before: Outcomes | None = field(default=None, init=False)
     _lines: list[dict[str, Any]] = field(default_factory=list, init=False)
 
-    def at_unpruned(self, facts: dict[str, Any], model: Recommender) -> None:
+    def at_unpruned(self, facts: TableFacts, model: Recommender) -> None:
         """Add test metrics, and the calibration of clicks, to the facts of the unpruned model."""
         self._before = self._at(facts, model)
         self._lines = [
@@ -29,7 +30,7 @@ class FinalLook:
             for group, values in zip(self.groups.groups, self.groups.values(self._before), strict=True)
         ]
 
-    def at_cut(self, facts: dict[str, Any], model: Recommender) -> None:
+    def at_cut(self, facts: CutFacts, model: Recommender) -> None:
         """The same for a cut, and how it differs from the unpruned model."""
         assert self._before is not None, "the unpruned model comes first"
         after = self._at(facts, model)
@@ -45,7 +46,7 @@ class FinalLook:
         """For `result.json`: of what rows the groups have the means, and a line for each group."""
         return {"metric": self.evaluation.task.row_metric, "groups": self._lines}
 
-    def _at(self, facts: dict[str, Any], model: Recommender) -> Outcomes:
+    def _at(self, facts: TableFacts, model: Recommender) -> Outcomes:
         outcomes = self.evaluation.test(model)
         facts["metrics"] = {**facts["metrics"], **outcomes.metrics}
         if (found := calibration(outcomes)) is not None:

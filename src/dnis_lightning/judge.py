@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from dnis_lightning.facts import Metrics
 from dnis_lightning.measures import cost_on_select
 from dnis_lightning.recommender import Recommender
-
-Metrics = dict[str, float]
-"""By names with their split, as `select/mse`."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dnis_lightning.blueprint import Blueprint, construct
 from dnis_lightning.columns import aligned
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.synthetic import Synthetic
+from dnis_lightning.facts import Size
 from dnis_lightning.measures import cost_on_select, headline, monitor
 from dnis_lightning.packed import PackedTable
 from dnis_lightning.recommender import Recommender
@@ -68,19 +69,14 @@ def select_metric(told: Mapping[str, Any], of: str) -> float:
     return cost_on_select(decisive, metrics)
 
 
-def other_sizes(model: Recommender) -> dict[str, int]:
-    """The entries of a model outside its table: first-order terms, and all of the interaction."""
-    return {
-        "first_order": 0 if model.first_order is None else model.first_order.weight.numel(),
-        "interaction": sum(parameter.numel() for parameter in model.interaction.parameters()),
-    }
+def other_sizes(model: Recommender) -> tuple[int, int]:
+    """The entries of a model outside its table: of first-order terms, and of all of the interaction."""
+    first_order = 0 if model.first_order is None else model.first_order.weight.numel()
+    return first_order, sum(parameter.numel() for parameter in model.interaction.parameters())
 
 
-def scheme_size(scheme: Scheme, whole: int, packed: PackedTable) -> dict[str, Any]:
-    """What `result.json` says of a table's size: `bytes` are those of the file of the packed table.
-
-    whole: N·K, by which the compression rate is counted.
-    """
+def scheme_size(scheme: Scheme, whole: int, packed: PackedTable) -> Size:
+    """How large a table is. whole: N·K, by which the compression rate is counted."""
     return {
         "kept": scheme.kept,
         "compression_rate": whole / scheme.kept if scheme.kept else None,

@@ -18,6 +18,7 @@ from dnis_lightning.cutting import WARM_START, Cutter, Uncut
 from dnis_lightning.data.packing import how_raw_rows_are_read, pack_fields
 from dnis_lightning.data.prepare import Prepared
 from dnis_lightning.data.queries import Queries
+from dnis_lightning.facts import CutFacts, TableFacts
 from dnis_lightning.final_look import FinalLook
 from dnis_lightning.folder import RunFolder, is_rank_zero
 from dnis_lightning.judge import Judge
@@ -147,7 +148,7 @@ class Run:
         model.load_weights(weights)
         return model
 
-    def _unpruned(self) -> tuple[dict[str, Any], int]:
+    def _unpruned(self) -> tuple[TableFacts, int]:
         """Size and select metrics of the best trial's model; the scheme of a table of mixed widths is on disk then.
 
         And N·K, by which compression is counted; twice that for a model with two tables.
@@ -163,8 +164,14 @@ class Run:
             lambda other: self.judge.evaluate(self._with_values(other)),
             self.judge.cost,
         )
-        sizes = result.scheme_size(scheme, whole, packed) | result.other_sizes(model)
-        return sizes | {"metrics": metrics}, whole
+        first_order, interaction = result.other_sizes(model)
+        facts: TableFacts = {
+            **result.scheme_size(scheme, whole, packed),
+            "first_order": first_order,
+            "interaction": interaction,
+            "metrics": metrics,
+        }
+        return facts, whole
 
     def _with_values(self, scheme: Scheme) -> Recommender:
         """The best trial's model with a table of these values, gates merged in."""
@@ -204,7 +211,7 @@ class Run:
         return biases_alone(self.evaluation, self.blueprint.space, self.blueprint.bias, self.objective, power)
 
     def _caveats(
-        self, biases: dict[str, Any] | None, unpruned: dict[str, Any], cuts: list[dict[str, Any]], whole: int
+        self, biases: dict[str, Any] | None, unpruned: TableFacts, cuts: list[CutFacts], whole: int
     ) -> list[str]:
         """What the numbers are to be read with, told here, too."""
         metric, budgets = self.task.monitor, build.budgets(self.settings)
@@ -222,7 +229,7 @@ class Run:
             log.warning("%s", caveat)
         return found
 
-    def _test(self, unpruned: dict[str, Any], cuts: list[dict[str, Any]], model: Recommender) -> dict[str, Any] | None:
+    def _test(self, unpruned: TableFacts, cuts: list[CutFacts], model: Recommender) -> dict[str, Any] | None:
         """Adds test metrics to `unpruned` and `cuts`, after every choice is made; returns who pays.
 
         It is the one look at the test rows; a job of a single trial takes none.
@@ -244,10 +251,10 @@ class Run:
         expected = torch.tensor(self.prepared.vocabulary.expected, dtype=torch.float32)
         return Importance(expected, Sensitivity(self.evaluation.inputs))
 
-    def _packed(self, scheme: Scheme, facts: Mapping[str, Any]) -> PackedTable:
+    def _packed(self, scheme: Scheme, facts: TableFacts) -> PackedTable:
         return scheme.packed(self.blocks.block_of, facts["dtype"], facts["layout"])
 
-    def _shipped(self, scheme: Scheme, facts: Mapping[str, Any]) -> Scheme:
+    def _shipped(self, scheme: Scheme, facts: TableFacts) -> Scheme:
         return scheme if facts["dtype"] == "fp32" else as_shipped(scheme, self._packed(scheme, facts))
 
     def _queries(self) -> dict[str, dict[str, int]] | None:
@@ -266,7 +273,7 @@ class Run:
             self.logger.log_metrics({name: value for name, value in rows[-1].items() if not isinstance(value, str)})
 
     def _result(
-        self, model: Recommender, unpruned: dict[str, Any], cuts: list[dict[str, Any]], trials: list[dict[str, Any]]
+        self, model: Recommender, unpruned: TableFacts, cuts: list[CutFacts], trials: list[dict[str, Any]]
     ) -> dict[str, Any]:
         total = self.journal.seconds() + self.prepare_seconds
         return {

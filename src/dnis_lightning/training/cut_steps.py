@@ -11,7 +11,8 @@ from torch import Tensor
 from dnis_lightning.blocks import Blocks
 from dnis_lightning.embedding.choice import BlockChoice
 from dnis_lightning.embedding.threshold import SoftThreshold
-from dnis_lightning.judge import Judge, Metrics
+from dnis_lightning.facts import Metrics
+from dnis_lightning.judge import Judge
 from dnis_lightning.recommender import Recommender
 from dnis_lightning.search.importance import Importance
 from dnis_lightning.search.prune import Choice, Pruning, choose_again
