@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from dnis_lightning.embedding.mixed import MixedTable
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.embedding.table import EmbeddingTable, FirstOrder, fill_with_field_means
 from dnis_lightning.embedding.threshold import SoftThreshold
+from dnis_lightning.interaction.abilities import OfDistinct, OfPairs, Turns
 from dnis_lightning.interaction.axes import principal_axes
 from dnis_lightning.lookup import Gather, bag, gather, take
 from dnis_lightning.scheme import Scheme
@@ -123,25 +124,23 @@ class Recommender(nn.Module):
         """Logits (B,) of the interaction; rows (B, C, K), or (U, K) where the batch has its distinct features."""
         if batch.distinct is None:
             return self.interaction(_pooled(rows, batch), batch)
-        if batch.offsets is None and hasattr(self.interaction, "of_distinct"):
-            of_distinct: Callable[[Tensor, Batch], Tensor] = self.interaction.of_distinct  # type: ignore[assignment]
-            return of_distinct(rows, batch)
+        if batch.offsets is None and isinstance(self.interaction, OfDistinct):
+            return self.interaction.of_distinct(rows, batch)
         return self.interaction(_pooled(take(rows, batch.distinct), batch), batch)
 
     def scores(self, users: Tensor, items: Tensor, user_column: int = 0) -> Tensor:
         """Logits (Q, M) of each of the users (Q,) with each of the items (M,), or with some of its own (Q, M).
 
         Users and items are table rows of two fields, of which that of the user is in column `user_column`; where there
-        is no item, as −1 says, a logit is that of any other. Interactions with a method `of_pairs` get each row once,
-        and not once for each pair, `pairs_at_once` of which may be made side by side.
+        is no item, as −1 says, a logit is that of any other. Interactions that are `OfPairs` get each row once, and not
+        once for each pair.
         """
         pairs = getattr(self.interaction, "pairs_at_once", _PAIRS_AT_ONCE)
         at_once = max(pairs // max(items.shape[-1], 1), 1)
-        if items.ndim == 2 or not hasattr(self.interaction, "of_pairs"):
+        if items.ndim == 2 or not isinstance(self.interaction, OfPairs):
             parts = zip(users.split(at_once), items.expand(len(users), -1).split(at_once), strict=True)
             return torch.cat([self._of_each_pair(some, own, user_column) for some, own in parts])
-        of_pairs: Callable[[Tensor, Tensor], Tensor] = self.interaction.of_pairs  # type: ignore[assignment]
-        rows, others = self._gated(users), self._gated(items)
+        of_pairs, rows, others = self.interaction.of_pairs, self._gated(users), self._gated(items)
         found = [
             of_pairs(some, others) if not user_column else of_pairs(others, some).T for some in rows.split(at_once)
         ]
@@ -167,7 +166,7 @@ class Recommender(nn.Module):
         forgotten: there may not be much in a process.
         """
         torch.compiler.reset()
-        whole = not hasattr(self.interaction, "of_distinct")
+        whole = not isinstance(self.interaction, OfDistinct)
         for part in (self.interaction,) if whole else self.interaction.children():
             part.compile(dynamic=False)
 
@@ -189,19 +188,18 @@ class Recommender(nn.Module):
 
         The axes are the eigenvectors of Σ_i w_i ẽ_i ẽ_iᵀ, w = weights (N,). L2 and inner products have no preferred
         axes, so each dimension of a table as it is trained has some of everything; turned, most is in the first ones.
-        Gates are merged in. An interaction with a method `turn` is given the table and the weights, gives the matrix
-        that the table is multiplied by, and has taken it over; of others the table turns its rows back
-        (`EmbeddingTable.rotate`). Returns whether that was possible: all rows have to have all dimensions, some, and an
-        interaction that asks for several tables the method.
+        Gates are merged in. An interaction that `Turns` takes the turned table over; of others the table turns its rows
+        back (`EmbeddingTable.rotate`). Returns whether that was possible: all rows have to have all dimensions, some,
+        and one that asks for several tables has to be such an interaction.
         """
-        table, turn = self.table, getattr(self.interaction, "turn", None)
+        table, interaction = self.table, self.interaction
         if not isinstance(table, EmbeddingTable) or table.mask is not None or isinstance(self.selection, SoftThreshold):
             return False
-        if not table.weight.shape[1] or (turn is None and tables_of(self.interaction) > 1):
+        if not table.weight.shape[1] or (tables_of(interaction) > 1 and not isinstance(interaction, Turns)):
             return False
         merged = self.merged_table()
-        if turn is not None:
-            self.keep(merged @ turn(merged, weights), None)
+        if isinstance(interaction, Turns):
+            self.keep(merged @ interaction.turn(merged, weights), None)
         else:
             axes = principal_axes(merged, weights)
             self.keep(merged @ axes, None)
