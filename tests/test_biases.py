@@ -87,8 +87,7 @@ def test_lists_and_numbers_descend_the_objective_itself(rng: np.random.Generator
     objective = Objective(Rating(), 0.0, 0.2, 0.0, torch.linspace(0.5, 1.5, 12))
     found = Recommender(space, NoInteraction(), dims=0, global_bias=0.0)
     fit(found, objective, halves, torch.linspace(1, 2, 12), always)
-    logits, table, terms, net = found(batch)
-    objective(logits, labels, table, terms, 200, net, batch.times, batch.features).backward()
+    objective(found(batch), batch).backward()
     assert found.first_order is not None
     assert found.first_order.weight.grad is not None
     assert found.first_order.weight.grad.numpy() == pytest.approx(0, abs=1e-4)

@@ -125,7 +125,7 @@ def test_distinct_features_change_neither_loss_nor_gradients(
     for one in (batch, own, all_of_them, find_distinct(batch)):
         small_fm.zero_grad()
         told = small_fm(one)
-        loss = objective(told.logits, one.label, told.rows, told.terms, one.size, told.net, one.times)
+        loss = objective(told, one)
         loss.backward()
         gradients = [p.grad.clone() for p in small_fm.parameters() if p.grad is not None]
         found.append([loss.detach(), told.logits.detach(), *gradients])

@@ -81,8 +81,7 @@ def test_forward_with_gates_is_the_formula_by_loops(small_fm: Recommender, rng: 
 
 
 def objective(model: Recommender, batch: Batch) -> Tensor:
-    told = model(batch)
-    return Objective(Rating(), l2=0.1, l2_bias=0.05)(told.logits, batch.label, told.rows, told.terms, batch.size)
+    return Objective(Rating(), l2=0.1, l2_bias=0.05)(model(batch), batch)
 
 
 @pytest.mark.parametrize("threshold", [False, True])

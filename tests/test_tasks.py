@@ -15,7 +15,7 @@ from dnis_lightning.interaction.fm import FM
 from dnis_lightning.interaction.mlp import MLP
 from dnis_lightning.lookup import with_distinct
 from dnis_lightning.ranking import Query
-from dnis_lightning.recommender import FeatureSpace, Recommender
+from dnis_lightning.recommender import FeatureSpace, Prediction, Recommender
 from dnis_lightning.tasks import ClickThrough, Objective, Rating, TopK
 
 
@@ -76,7 +76,8 @@ def test_l2_counts_each_occurrence(rng: np.random.Generator) -> None:
     by_loops = sum(
         float(logits[b]) ** 2 + 0.1 * float((rows[b] ** 2).sum()) + 0.3 * float((terms[b] ** 2).sum()) for b in range(5)
     )
-    value = Objective(Rating(), l2=0.1, l2_bias=0.3)(logits, label, rows, terms, 5)
+    batch = Batch(torch.zeros(5, 2, dtype=torch.int64), label)
+    value = Objective(Rating(), l2=0.1, l2_bias=0.3)(Prediction(logits, rows, terms, None), batch)
     assert float(value) == pytest.approx(by_loops / 5)
 
 
@@ -88,22 +89,25 @@ def test_l2_of_each_feature_has_its_share(rng: np.random.Generator) -> None:
     objective = Objective(Rating(), l2=0.1, l2_bias=0.3, l2_scale=shares)
     zeros, shown = torch.zeros(4, dtype=torch.float64), ids.unique()
     expected = 0.1 * table[shown].square().sum() + 0.3 * biases[shown].square().sum()
-    by_row = objective(zeros, zeros, table[ids], biases[ids], 4, features=ids)
+    by_row = objective(Prediction(zeros, table[ids], biases[ids], None), Batch(ids, zeros))
     assert float(4 * by_row) == pytest.approx(float(expected))
     (batch,) = with_distinct([Batch(ids, zeros)])
     distinct = batch.distinct.features
-    by_feature = objective(zeros, zeros, table[distinct], biases[distinct], 4, None, batch.times, distinct)
+    by_feature = objective(Prediction(zeros, table[distinct], biases[distinct], None), batch)
     assert float(by_feature) == pytest.approx(float(by_row))
 
 
 def test_l2_on_the_net_is_shared_among_the_ranks_of_a_batch() -> None:
     """Two ranks with 2 and 3 of 5 rows add up to loss + l2_net · Σ ‖W‖²."""
     logits, label, rows = torch.tensor([1.0, 0, 2, -1, 3]), torch.zeros(5), torch.zeros(5, 2, 3)
-    net = torch.tensor(7.0)
+    ids, net = torch.zeros(5, 2, dtype=torch.int64), torch.tensor(7.0)
     objective = Objective(Rating(), l2_net=0.1)
-    shares = [objective(logits[part], label[part], rows[part], None, 5, net) for part in (slice(0, 2), slice(2, 5))]
+    shares = [
+        objective(Prediction(logits[part], rows[part], None, net), Batch(ids[part], label[part], total=5))
+        for part in (slice(0, 2), slice(2, 5))
+    ]
     assert float(sum(shares)) == pytest.approx((1 + 0 + 4 + 1 + 9) / 5 + 0.1 * 7)
-    assert float(objective(logits, label, rows, None, 5, None)) == pytest.approx(3.0)
+    assert float(objective(Prediction(logits, rows, None, None), Batch(ids, label))) == pytest.approx(3.0)
 
 
 def test_the_net_is_all_weight_matrices_and_no_bias() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,8 @@ from dnis_lightning.quantities import TaskName, TopkLoss
 from dnis_lightning.ranking import Query, each_at, names_at, ranks
 
 if TYPE_CHECKING:
-    from dnis_lightning.recommender import Recommender
+    from dnis_lightning.batch import Batch
+    from dnis_lightning.recommender import Prediction, Recommender
 
 
 class LogLoss(Metric):
@@ -262,34 +263,23 @@ class Objective(nn.Module):
         self.task, self.l2, self.l2_bias, self.l2_net = task, l2, l2_bias, l2_net
         self.register_buffer("l2_scale", l2_scale, persistent=False)
 
-    def forward(
-        self,
-        logits: Tensor,
-        label: Tensor,
-        rows: Tensor,
-        terms: Tensor | None,
-        total: int,
-        net: Tensor | None = None,
-        times: Callable[[], Tensor | None] = lambda: None,
-        features: Tensor | None = None,
-    ) -> Tensor:
-        """The share of these rows in the loss of a global batch of `total` rows, a scalar.
+    def forward(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """The share of a batch's rows in the loss of the global batch, a scalar.
 
-        Logits (B,), labels (B,), embedding rows (…, K), first-order terms (…) or None; net: Σ ‖W‖² or None. times: how
-        often each of the rows and terms counts (…), asked for when it matters; None = once. features (…): those that
-        rows and terms are of, by which their l2_scale is found.
+        Of a batch with its distinct features, rows and terms are of these, and count as often as they occur.
         """
-        loss = self.task.loss(logits, label, total)
-        counts = times() if self.l2 or self.l2_bias else None
-        if self.l2_scale is not None and features is not None:
-            scale = self.l2_scale[features]
+        total, (logits, rows, terms, net) = batch.global_size, prediction
+        loss = self.task.loss(logits, batch.label, total)
+        counts = batch.times() if self.l2 or self.l2_bias else None
+        if self.l2_scale is not None:
+            scale = self.l2_scale[batch.features]
             counts = scale if counts is None else scale * counts
         if self.l2:
             loss = loss + self.l2 * _total(rows.square().sum(-1), counts) / total
         if self.l2_bias and terms is not None:
             loss = loss + self.l2_bias * _total(terms.square(), counts) / total
         if self.l2_net and net is not None:
-            loss = loss + self.l2_net * net * (len(label) / total)
+            loss = loss + self.l2_net * net * (batch.size / total)
         return loss
 
 

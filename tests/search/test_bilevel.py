@@ -23,10 +23,7 @@ from tests.conftest import random_batch
 OFFSETS = (0, 4, 9, 12)
 
 
-def train_loss(prediction: Prediction, batch: Batch) -> Tensor:
-    return Objective(Rating(), l2=0.1, l2_bias=0.05)(
-        prediction.logits, batch.label, prediction.rows, prediction.terms, batch.size, times=batch.times
-    )
+train_loss = Objective(Rating(), l2=0.1, l2_bias=0.05)
 
 
 def held_out_loss(prediction: Prediction, batch: Batch) -> Tensor:
@@ -161,15 +158,10 @@ def test_shares_of_ranks_add_up_to_the_whole(small_fm: Recommender, rng: np.rand
     def share(batch: Batch, rank: int) -> Batch:
         return Batch(batch.ids[rank::2], batch.label[rank::2], total=batch.size)
 
-    def shared_train_loss(prediction: Prediction, batch: Batch) -> Tensor:
-        return Objective(Rating(), 0.1, 0.05)(
-            prediction.logits, batch.label, prediction.rows, prediction.terms, batch.global_size
-        )
-
     def shared_held_out_loss(prediction: Prediction, batch: Batch) -> Tensor:
         return Rating().loss(prediction.logits, batch.label, batch.global_size)
 
-    losses = {"train_loss": shared_train_loss, "held_out_loss": shared_held_out_loss, "xi": 0.3}
+    losses = {"train_loss": train_loss, "held_out_loss": shared_held_out_loss, "xi": 0.3}
     whole = hypergradient(small_fm, train=train, held_out=held_out, **losses)
     assert torch.allclose(two_ranks(small_fm, train, held_out, share, losses), whole, rtol=1e-10, atol=1e-14)
 

@@ -129,8 +129,8 @@ class FitModule(L.LightningModule):
 
     def training_loss(self, prediction: Prediction, batch: Batch) -> Tensor:
         """The objective with L2, this rank's share."""
-        logits, rows, terms, net = prediction
-        return self.objective(logits, batch.label, rows, terms, batch.global_size, net, batch.times, batch.features)
+        loss: Tensor = self.objective(prediction, batch)
+        return loss
 
     def validation_step(self, batch: Batch | Query, batch_idx: int) -> None:
         """Adds a batch of the select split to the metrics."""
