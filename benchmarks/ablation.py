@@ -110,6 +110,8 @@ REPLACED: Mapping[str, tuple[str, ...]] = {
     "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),
     AVERAGED: ("given", "search.warm_start=0", "search.search_epochs=1", "search.least_epochs=1"),
     "single entries trained in any case": ("every-rival",),
+    "the table before the search not cut": ("start-uncut",),
+    "the table before the search stays by any lead": ("any-lead",),
     "unseen ids not counted": ("unseen-uncounted",),
     "fine-tuning from the initial values": ("from-the-start", "prune.finetune_epochs=100"),
 }
@@ -153,13 +155,13 @@ def _run_replaced(case: str, variant: str, seed: str, also: Sequence[str]) -> No
         second = f"{variant}, the second search"
         _untaken("swapped", case, second, ["search.fit_epochs=0", "search.budget=[]"], seed, also)
         name = ":".join(["given", *(str(_folders(case, one, also)[seed]) for one in (RECIPE, second))])
-    _untaken(name, case, variant, [BUDGETS, *arguments], seed, also)
+    _untaken(name, case, variant, arguments, seed, also)
 
 
 def _untaken(name: str, case: str, variant: str, arguments: list[str], seed: str, also: Sequence[str]) -> None:
     """One run of `benchmarks.untaken`, unless it is there."""
     if seed not in _folders(case, variant, also):
-        shared = (*CASES[case][0], *also, f"seed={seed}", f"output_dir={_folder(case, variant, also)}")
+        shared = (*CASES[case][0], BUDGETS, *also, f"seed={seed}", f"output_dir={_folder(case, variant, also)}")
         if launch("benchmarks.untaken", name, *shared, *arguments):
             sys.exit(1)
 
@@ -172,7 +174,7 @@ def _folders(case: str, variant: str, also: Sequence[str]) -> dict[str, Path]:
 def arguments_of(case: str, variant: str, also: Sequence[str] = ()) -> list[str]:
     """Of a run, but for its seed and its place."""
     shared, l2 = CASES[case]
-    return [*shared, *also, BUDGETS, *(one.format(half=l2 / 2, twice=l2 * 2) for one in VARIANTS[variant])]
+    return [*shared, BUDGETS, *also, *(one.format(half=l2 / 2, twice=l2 * 2) for one in VARIANTS[variant])]
 
 
 def _folder(case: str, variant: str, also: Sequence[str] = ()) -> Path:

@@ -253,9 +253,11 @@ BY_LOSS = "by-loss-of-select"
 BY_HAND = "lengths"
 EVERY_RIVAL = "every-rival"
 """Single entries are trained, too, however far they are behind before it."""
+LEADS = {"start-uncut": math.inf, "any-lead": 0.0}
+"""By how much the table before the search, cut, has to be better than what came of it, as a share."""
 UNSEEN_UNCOUNTED = "unseen-uncounted"
 """The row of unseen ids counts for the rows of train that have it, which may be none."""
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, EVERY_RIVAL, UNSEEN_UNCOUNTED)
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, EVERY_RIVAL, *LEADS, UNSEEN_UNCOUNTED)
 
 
 def main() -> None:
@@ -291,6 +293,8 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(none, "Uniform", ByHand)
     if name == EVERY_RIVAL:
         return patch.object(cutting, "RIVAL_MARGIN", math.inf)
+    if name in LEADS:
+        return patch.object(cutting, "LEAD", LEADS[name])
     if name == UNSEEN_UNCOUNTED:
         return patch.object(Run, "_new_importance", _uncounted(Run._new_importance))
     return patch.object(phases, "SearchModule", SEARCHES[name])

@@ -355,6 +355,7 @@ def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
     name = ablation.REPLACED[variant][0]
     gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
     after_the_search = ("from-the-start", "finer", "by-loss-of-select", "every-rival", "unseen-uncounted")
+    after_the_search += tuple(untaken.LEADS)
     assert np.allclose(*gates) == (name in after_the_search)
 
 
@@ -376,6 +377,14 @@ def test_no_rival_is_hopeless() -> None:
     with untaken._replaced("every-rival"):
         assert worse_by(0.5, cutting.RIVAL_MARGIN) == math.inf
     assert worse_by(0.5, cutting.RIVAL_MARGIN) < 1
+
+
+def test_the_table_before_the_search_needs_a_lead_of_its_own() -> None:
+    with untaken._replaced("any-lead"):
+        assert worse_by(0.5, cutting.LEAD) == 0.5
+    with untaken._replaced("start-uncut"):
+        assert not worse_by(0.5, cutting.LEAD) < 1e9
+    assert 0.5 < worse_by(0.5, cutting.LEAD) < 0.51
 
 
 def test_single_entries_go_within_first_dimensions() -> None:
