@@ -251,13 +251,15 @@ FROM_THE_START = "from-the-start"
 FINER = "finer"
 BY_LOSS = "by-loss-of-select"
 BY_HAND = "lengths"
-EVERY_RIVAL = "every-rival"
-"""Single entries are trained, too, however far they are behind before it."""
-LEADS = {"start-uncut": math.inf, "any-lead": 0.0}
-"""By how much the table before the search, cut, has to be better than what came of it, as a share."""
+CONSTANTS = {
+    "every-rival": ("RIVAL_MARGIN", math.inf),  # single entries are trained, however far they are behind before it
+    "start-uncut": ("LEAD", math.inf),  # the table before the search never stays
+    "any-lead": ("LEAD", 0.0),
+}
+"""Of `cutting`, what they are in place of what they are there."""
 UNSEEN_UNCOUNTED = "unseen-uncounted"
 """The row of unseen ids counts for the rows of train that have it, which may be none."""
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, EVERY_RIVAL, *LEADS, UNSEEN_UNCOUNTED)
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, *CONSTANTS, UNSEEN_UNCOUNTED)
 
 
 def main() -> None:
@@ -291,10 +293,8 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(Run, "_new_importance", _by_loss(Run._new_importance))
     if name == BY_HAND:
         return patch.object(none, "Uniform", ByHand)
-    if name == EVERY_RIVAL:
-        return patch.object(cutting, "RIVAL_MARGIN", math.inf)
-    if name in LEADS:
-        return patch.object(cutting, "LEAD", LEADS[name])
+    if name in CONSTANTS:
+        return patch.object(cutting, *CONSTANTS[name])
     if name == UNSEEN_UNCOUNTED:
         return patch.object(Run, "_new_importance", _uncounted(Run._new_importance))
     return patch.object(phases, "SearchModule", SEARCHES[name])

@@ -61,6 +61,10 @@ def test_what_cannot_be_written_down_is_said(tmp_path: Path) -> None:
     assert _end_of_sweep(fault).startswith(said)
 
 
+def test_an_error_of_several_lines_still_says_that_the_sweep_has_stopped() -> None:
+    assert _end_of_sweep(ValueError("one\n two")).startswith("the sweep has stopped: ValueError: one two; ")
+
+
 def test_a_program_that_a_launcher_wants_is_named() -> None:
     fault = FileNotFoundError(2, "No such file or directory", "sbatch")
     assert _end_of_sweep(fault) == (

@@ -23,7 +23,7 @@ from dnis_lightning.config import check_config, configuration_of, fingerprint, i
 from dnis_lightning.errors import ConfigError, RunError, Terminated, UserError, raise_interrupted, raise_terminated
 from dnis_lightning.folder import SHARED_FOLDER, RunFolder, find_folder, is_rank_zero, logging_early, new_folder
 from dnis_lightning.paths import config_dir, expand
-from dnis_lightning.reword import message_of, reword
+from dnis_lightning.reword import message_of, reword, sentence_for
 from dnis_lightning.settings import Settings
 from dnis_lightning.sweep.apart import run_apart
 from dnis_lightning.sweep.before import SWEEP_FOLDER, RefusedError, refuse_processes, started_sweep
@@ -254,7 +254,7 @@ def _end_of_sweep(fault: Exception) -> str:
     """What a launcher or a sweeper that gave up has to say."""
     if "No trials are completed yet" in str(fault):  # Optuna has no error of its own for it
         return "no trial of the study has finished"
-    if isinstance(fault, ValueError) and (told := reword(str(fault))) != str(fault):
+    if isinstance(fault, ValueError) and (told := sentence_for(str(fault))):
         return told  # what Hydra raises for group=null
     if isinstance(fault, FileNotFoundError) and os.sep not in str(fault.filename or os.sep):
         missing = f"{fault.filename}: there is no such program here"

@@ -142,7 +142,7 @@ class Cutter:
             self._forget(name)
         if step not in done:
             self._make(budget.of_table(self.whole))
-        return {**cast(CutFacts, done[step]), "budget": name}
+        return {"budget": name, **cast(CutFacts, done[step])}
 
     def _on_disk(self, name: str) -> bool:
         try:

@@ -15,7 +15,12 @@ _NO_NAME = r"null|true|false|[-+]?[\d.]+(e[-+]?\d+)?"
 
 def reword(message: str, keys: str = "--cfg job") -> str:
     """The sentence for a message of Hydra's; what is not known here is passed on in one line. keys: what shows them."""
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return sentence_for(message, keys) or _one_line(message)
+
+
+def sentence_for(message: str, keys: str = "--cfg job") -> str | None:
+    """The same, but None for what is not known here."""
+    text = _one_line(message)
     if match := re.search(rf"Could not load 'hydra/(launcher|sweeper)/({'|'.join(_EXTRAS)})", text):
         return f"this hydra/{match[1]} needs what is not installed: pip install '.[{match[2]}]'"
     if match := re.search(
@@ -31,7 +36,11 @@ def reword(message: str, keys: str = "--cfg job") -> str:
         return f"{match[1]}: the key is there already; write it without +"
     if text.startswith("Config group override must be") and (wrong := list(_no_options())):
         return "; ".join(wrong)
-    return text
+    return None
+
+
+def _one_line(message: str) -> str:
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def _no_options() -> Iterator[str]:
