@@ -40,16 +40,21 @@ from dnis_lightning.search.prune import Pruning, cut_mask, largest, most_entries
 from dnis_lightning.search.schedule import CutStep, OneShot
 from dnis_lightning.search.trial import Trial, TrialResult
 from dnis_lightning.training import phases
+from dnis_lightning.training.fit_module import FitModule
 from dnis_lightning.training.search_module import SearchModule
 
 DENSITY = 0.1
 """Where `Steered` takes the mean of the gates."""
+NARROWING = 4
+"""Behind a block's length `LearnedLengths` lets the gates fall to 0 over K divided by this many dimensions."""
 NEIGHBOURS = 50
 """Blocks on either side, in the order of frequency, that `SharedPrior` takes a share of."""
 HEARD = 1.5
 """Times what noise has, the `signal` from which on `FrozenWhereNoise` lets a block's gates move."""
 MORE = 1.25
 """Times the entries that may be kept, of which `finer_mask` chooses."""
+SHRUNK = 0.05
+"""By which share `ByGradientOfSelect` shrinks a block, to see what select loses."""
 LEAST_LOSS = 1e-9
 """What select loses at least without a dimension, so that what counts for nothing keeps an order, too."""
 
@@ -88,13 +93,15 @@ class FrozenWhereNoise(SearchModule):
 
 
 class Steered(SearchModule):
-    """No penalty is given: each step's is what takes the mean of the gates from 1 to `DENSITY`, evenly."""
+    """No penalty is given: each step's is what takes the mean of the gates from 1 to `density`, evenly."""
+
+    density: ClassVar[float] = DENSITY
 
     def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
         data = normalise(gradient, self.gate_step.epsilon)
         taken = self.trainer.fit_loop.total_batch_idx + 1
         done = min(taken / self.trainer.estimated_stepping_batches, 1)
-        excess = self.selection.gates.mean() - (1 - (1 - DENSITY) * done)
+        excess = self.selection.gates.mean() - (1 - (1 - self.density) * done)
         penalty = (excess / self.gates_lr - data.mean()).clamp(min=0)
         return data + penalty, penalty
 
@@ -109,7 +116,7 @@ class Growing(SearchModule):
         return step - penalty + grown, grown.expand_as(gradient)
 
 
-class Ordered(Growing):
+class OnAxes(SearchModule):
     """The gates start on a table that was turned onto its principal axes: their order along k is there already."""
 
     def __init__(self, recommender: Recommender, *arguments: Any, **more: Any) -> None:
@@ -117,6 +124,63 @@ class Ordered(Growing):
         assert recommender.turn(torch.ones(len(recommender.table.kept()))), "rows of this model can be turned"
         recommender.selection = selection
         super().__init__(recommender, *arguments, **more)
+
+
+class Ordered(OnAxes, Growing):
+    """On these axes, a penalty that grows along k."""
+
+
+class LearnedLengths(SearchModule):
+    """A block learns one length, not K gates: they are 1 up to it, and behind it they fall to 0, evenly."""
+
+    @property
+    def fall(self) -> int:
+        """Over how many dimensions."""
+        return max(self.selection.gates.shape[1] // NARROWING, 1)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(L, 1) where the gates are 0; at first so far behind the last dimension that all are 1."""
+        blocks, dims = self.selection.gates.shape
+        return self.selection.gates.detach().new_full((blocks, 1), dims - 1 + self.fall)
+
+    def descend_gates(self, train: Batch, search: Batch) -> None:
+        """A step on the lengths, by what the gates that depend on them are moved by."""
+        super().descend_gates(train, search)
+        gates = self.selection.gates
+        assert gates.grad is not None
+        behind = self.lengths - torch.arange(gates.shape[1], device=gates.device)
+        falling = ((behind >= 0) & (behind <= self.fall)).to(gates)
+        step = (gates.grad * falling).sum(1, keepdim=True) / falling.sum(1, keepdim=True).clamp(min=1)
+        self.lengths = (self.lengths - self.gates_lr * self.fall * step).clamp(0, gates.shape[1] - 1 + self.fall)
+        behind = self.lengths - torch.arange(gates.shape[1], device=gates.device)
+        gates.data.copy_((behind / self.fall).clamp(0, 1))
+
+
+class LengthsOnAxes(OnAxes, LearnedLengths):
+    """Learned lengths of a table that was turned onto its principal axes before."""
+
+
+class Remembered(FitModule):
+    """Leaves the state of its optimizer to `MomentsCarried`."""
+
+    left: ClassVar[dict[str, Any] | None] = None
+
+    def on_fit_end(self) -> None:
+        """Nothing else is new."""
+        super().on_fit_end()
+        Remembered.left = self._weight_optimizer().state_dict()
+
+
+class MomentsCarried(SearchModule):
+    """The weights go on with the moments that the warm start ended with, and with a learning rate of their own."""
+
+    def on_fit_start(self) -> None:
+        """Takes them."""
+        super().on_fit_start()
+        optimizer = self._weight_optimizer()
+        assert Remembered.left is not None, "a warm start comes before"
+        optimizer.load_state_dict(Remembered.left | {"param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class ShrunkAsGated(SearchModule):
@@ -214,23 +278,42 @@ class ByLossOfSelect(Importance):
         squares = worth.view(len(self.block_of), -1).square()
         if not self._loss:
             self._loss.append(self._losses(model))
-        sums = torch.zeros_like(self._loss[0]).index_add_(0, self.block_of, squares)
-        per_square = self._loss[0].clamp(min=LEAST_LOSS) / sums.clamp(min=torch.finfo(sums.dtype).tiny)
+        loss = self._loss[0].clamp(min=LEAST_LOSS)
+        sums = torch.zeros(self.blocks, squares.shape[1]).to(squares).index_add_(0, self.block_of, squares)
+        if loss.shape[1] == 1:
+            sums = sums.sum(1, keepdim=True)
+        per_square = loss / sums.clamp(min=torch.finfo(sums.dtype).tiny)
         return squares.mul_(per_square[self.block_of]).sqrt_().view_as(worth), own
 
     def _losses(self, model: Recommender) -> Tensor:
         """(L, K) how much worse the model is on select without each dimension of a block, all else as it is."""
+        return self._worse(model, [slice(k, k + 1) for k in range(model.merged_table().shape[1])], 0.0)
+
+    def _worse(self, model: Recommender, columns: list[slice], factor: float) -> Tensor:
+        """(L, C) how much worse the model is on select with such columns of a block multiplied by the factor."""
         whole = model.merged_table()
         probe = model.cut_copy(torch.ones_like(whole, dtype=torch.bool))
-        losses, before = whole.new_zeros(self.blocks, whole.shape[1]), self.score(probe)
+        losses, before = whole.new_zeros(self.blocks, len(columns)), self.score(probe)
         for block in range(self.blocks):
-            inside = self.block_of == block
-            for k in range(whole.shape[1]):
+            inside = (self.block_of == block)[:, None]
+            for number, column in enumerate(columns):
                 cut = whole.clone()
-                cut[inside, k] = 0
+                cut[:, column] *= torch.where(inside, factor, 1.0)
                 probe.keep(cut, None)
-                losses[block, k] = self.score(probe) - before
+                losses[block, number] = self.score(probe) - before
         return losses
+
+
+@dataclass(frozen=True)
+class ByGradientOfSelect(ByLossOfSelect):
+    """s whose Σ s² over a block is what select loses per unit of its scale: the raw gradient of one gate a block.
+
+    Within it entries go by what they move the logits.
+    """
+
+    def _losses(self, model: Recommender) -> Tensor:
+        """(L, 1) by the difference that a small step makes."""
+        return self._worse(model, [slice(None)], 1 - SHRUNK) / SHRUNK
 
 
 SEARCHES: dict[str, type[SearchModule]] = {
@@ -241,6 +324,9 @@ SEARCHES: dict[str, type[SearchModule]] = {
     "steered": Steered,
     "growing": Growing,
     "ordered": Ordered,
+    "learned-lengths": LearnedLengths,
+    "lengths-on-axes": LengthsOnAxes,
+    "moments-carried": MomentsCarried,
     "shrunk-as-gated": ShrunkAsGated,
     "shared-prior": SharedPrior,
     "given": Given,
@@ -249,7 +335,7 @@ SWAPPED = "swapped"
 """The gates see the rows of select, and those of search choose."""
 FROM_THE_START = "from-the-start"
 FINER = "finer"
-BY_LOSS = "by-loss-of-select"
+BY_SELECT = {"by-loss-of-select": ByLossOfSelect, "by-gradient-of-select": ByGradientOfSelect}
 BY_HAND = "lengths"
 CONSTANTS = {
     "every-rival": ("RIVAL_MARGIN", math.inf),  # single entries are trained, however far they are behind before it
@@ -259,27 +345,39 @@ CONSTANTS = {
 """Of `cutting`, what they are in place of what they are there."""
 UNSEEN_UNCOUNTED = "unseen-uncounted"
 """The row of unseen ids counts for the rows of train that have it, which may be none."""
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, BY_LOSS, BY_HAND, *CONSTANTS, UNSEEN_UNCOUNTED)
+NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, *BY_SELECT, BY_HAND, *CONSTANTS, UNSEEN_UNCOUNTED)
 
 
 def main() -> None:
     """Replace what the first argument names, and run the main command with the others.
 
-    given:FOLDER:FOLDER names the runs whose gates are taken, lengths:8:8:4 the dimensions of each block.
+    given:FOLDER:FOLDER names the runs whose gates are taken, lengths:8:8:4 the dimensions of each block, steered:20
+    the percentage of the gates that is to stay, 10 where none is said.
     """
     if len(sys.argv) < 2 or (name := sys.argv[1].partition(":")[0]) not in NAMES:
         sys.exit(f"usage: python -m benchmarks.untaken {'|'.join(NAMES)} [key=value ...]")
     what = sys.argv.pop(1)
     _, *told = what.split(":")
-    if (name in (BY_HAND, "given")) != bool(told) or (name == BY_HAND and not all(map(str.isdigit, told))):
-        sys.exit(f"{what}: expected lengths:8:8:4, given:FOLDER:FOLDER, or another name alone")
+    if not _understood(name, told):
+        sys.exit(f"{what}: expected lengths:8:8:4, given:FOLDER:FOLDER, steered:20, or another name alone")
     if name == BY_HAND:
         ByHand.lengths = tuple(map(int, told))
+    if name == "steered" and told:
+        Steered.density = int(told[0]) / 100
     Given.runs = tuple(map(Path, told))
     if not any(argument.startswith("output_dir=") for argument in sys.argv):
         sys.argv.append(f"output_dir=outputs/untaken/{slug(what)}")  # else it would pass for a run of the recipe
     with _replaced(name):
         sys.exit(command.execute())
+
+
+def _understood(name: str, told: list[str]) -> bool:
+    """Whether what stands behind a name, with colons between, is what it takes."""
+    if name == "given":
+        return bool(told)
+    if not all(map(str.isdigit, told)):
+        return False
+    return bool(told) if name == BY_HAND else len(told) <= (name == "steered")
 
 
 def _replaced(name: str) -> AbstractContextManager[Any]:
@@ -289,21 +387,23 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(build, "OneShot", FromTheStart)
     if name == FINER:
         return patch.object(cutting, "cut_mask", finer_mask)
-    if name == BY_LOSS:
-        return patch.object(Run, "_new_importance", _by_loss(Run._new_importance))
+    if name in BY_SELECT:
+        return patch.object(Run, "_new_importance", _by_select(BY_SELECT[name], Run._new_importance))
     if name == BY_HAND:
         return patch.object(none, "Uniform", ByHand)
     if name in CONSTANTS:
         return patch.object(cutting, *CONSTANTS[name])
     if name == UNSEEN_UNCOUNTED:
         return patch.object(Run, "_new_importance", _uncounted(Run._new_importance))
+    if name == "moments-carried":
+        return patch.multiple(phases, SearchModule=MomentsCarried, FitModule=Remembered)
     return patch.object(phases, "SearchModule", SEARCHES[name])
 
 
-def _by_loss(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Importance]:
-    def by_loss(run: Run) -> Importance:
+def _by_select(kind: type[ByLossOfSelect], new_importance: Callable[[Run], Importance]) -> Callable[[Run], Importance]:
+    def by_select(run: Run) -> Importance:
         ever, blocks = new_importance(run), run.blocks
-        return ByLossOfSelect(
+        return kind(
             ever.frequency,
             ever.sensitivity,
             torch.as_tensor(blocks.block_of, dtype=torch.int64),
@@ -311,7 +411,7 @@ def _by_loss(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Imp
             run.judge.cost_of,
         )
 
-    return by_loss
+    return by_select
 
 
 def _uncounted(new_importance: Callable[[Run], Importance]) -> Callable[[Run], Importance]:

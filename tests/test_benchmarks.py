@@ -354,7 +354,7 @@ def test_every_ablation_can_be_run(variant: str) -> None:
 def test_what_was_not_taken_can_be_run(variant: str, tmp_path: Path) -> None:
     name = ablation.REPLACED[variant][0]
     gates = [_gates(tmp_path, "dnis_lightning"), _gates(tmp_path, "benchmarks.untaken", name)]
-    after_the_search = ("from-the-start", "finer", "by-loss-of-select", "unseen-uncounted", *untaken.CONSTANTS)
+    after_the_search = ("from-the-start", "finer", *untaken.BY_SELECT, "unseen-uncounted", *untaken.CONSTANTS)
     assert np.allclose(*gates) == (name in after_the_search)
 
 
@@ -426,6 +426,75 @@ def test_a_dimension_of_a_block_counts_for_what_select_loses_without_it() -> Non
     within = (worth / ever)[:10].abs()
     assert torch.allclose(within, within[:1].expand_as(within)), "within a dimension of a block the order stays"
     assert torch.equal(before, model.merged_table())
+
+
+def test_blocks_count_for_what_select_loses_as_they_shrink() -> None:
+    torch.manual_seed(0)
+    features, dims = 30, 4
+    block_of = torch.arange(features) // 10
+    per_unit = torch.tensor([0.5, 0.0, 2.0])
+
+    def score(model: Recommender) -> float:
+        scales = torch.stack([(model.table.entries() / before)[block_of == block].mean() for block in range(3)])
+        return -float((per_unit * scales).sum())
+
+    even = torch.ones(features)
+    by_gradient = untaken.ByGradientOfSelect(
+        even, lambda model: torch.ones(2, dims), block_of=block_of, blocks=3, score=score
+    )
+    model = Recommender(FeatureSpace((0, 10, features)), FM(), dims=dims, std=1.0)
+    model.turn(even)
+    before = model.merged_table()
+    worth, _ = by_gradient.by_table(model, 0.5)
+    ever, _ = Importance(even, lambda model: torch.ones(2, dims)).by_table(model, 0.5)
+    squares = torch.zeros(3).index_add_(0, block_of, worth.square().sum(1))
+    assert torch.allclose(squares, per_unit, atol=1e-5)
+    within = (worth / ever)[:10].abs()
+    assert torch.allclose(within, within[:1, :1].expand_as(within)), "within a block the order stays"
+
+
+def test_a_block_learns_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=8, std=1.0)
+    model.selection = SoftSelection(np.arange(10) // 5, 2, 8)
+    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    push = torch.tensor([[1.0], [-1.0]]) + torch.zeros(2, 8)
+
+    def pushed(search: untaken.LearnedLengths, *batches: object) -> None:
+        search.selection.gates.grad = push
+
+    monkeypatch.setattr(untaken.SearchModule, "descend_gates", pushed)
+    gate_step = GateStep(lr=0.5, penalty=0.0, penalty_stage="normalised")
+    search = untaken.LearnedLengths(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    nothing: Any = None
+    for _ in range(3):
+        search.descend_gates(nothing, nothing)
+    # each step takes 0.5 · (8 / 4) dimensions off 7 + 8 / 4; the other block is as long as may be
+    assert search.lengths.flatten().tolist() == [6, 9]
+    assert search.selection.gates.tolist() == [[1, 1, 1, 1, 1, 0.5, 0, 0], [1] * 8]
+    push = torch.tensor([[1.0], [1.0]]) * (torch.arange(8) == 0)
+    search.descend_gates(nothing, nothing)
+    assert search.lengths.flatten().tolist() == [6, 9], "gates that do not depend on a length have no say"
+
+
+@pytest.mark.parametrize(
+    ("what", "understood"),
+    [
+        ("noise", True),
+        ("noise:3", False),
+        ("lengths", False),
+        ("lengths:4:2", True),
+        ("lengths:4:b", False),
+        ("given", False),
+        ("given:here:there", True),
+        ("steered", True),
+        ("steered:20", True),
+        ("steered:20:5", False),
+        ("steered:0.2", False),
+    ],
+)
+def test_what_is_replaced_takes_what_it_needs(what: str, understood: bool) -> None:
+    name, *told = what.split(":")
+    assert untaken._understood(name, told) is understood
 
 
 def test_blocks_stand_still_where_their_gradient_is_noise() -> None:
