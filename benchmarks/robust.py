@@ -47,7 +47,8 @@ class Series:
     @property
     def folder(self) -> Path:
         """Of its runs; series on the same data share those that they have in common."""
-        return OUTPUTS / "-".join(word.partition("=")[2] for word in self.data if word.startswith(("data=", "data.n")))
+        named = (word.partition("=")[2] for word in self.data if word.startswith(("data=", "data.n", "model=")))
+        return OUTPUTS / "-".join(named)
 
     @property
     def settings(self) -> list[Keys]:
@@ -56,12 +57,16 @@ class Series:
 
 
 FIRST = (*RATINGS, "data.name=movielens-first", f"data.path={FIRST_ROWS}", "data.separator=tab", "model=mf")
+NEUMF = ("data=movielens-100k", "model=neumf")
 MADE_UP = ("data=synthetic", "data.rows=10000000", "data.features_per_field=20000", "model=mf")
 SERIES = (
     Series("seeds", "seed", tuple(range(10))),
     Series("width", "search.base_dim", (8, 16, 32, 64, 128, 256)),
     Series("blocks", "search.blocks", (1, 5, 10, 20, 50)),
     Series("batch", "data.batch_size", (256, 1024, 4096, 16384)),
+    Series("width, NeuMF", "search.base_dim", (8, 16, 32, 64, 128, 256), NEUMF),
+    Series("blocks, NeuMF", "search.blocks", (1, 5, 10, 20, 50), NEUMF),
+    Series("batch, NeuMF", "data.batch_size", (256, 1024, 4096, 16384), NEUMF),
     Series("rows", "seed", (0,), FIRST, "10⁴: the first of Movielens-100K"),
     Series("rows", "seed", (0,), FIRST, "the same in batches of 256", (("data.batch_size", 256),)),
     Series("rows", "seed", (0,), label="10⁵: Movielens-100K"),

@@ -275,7 +275,7 @@ def test_a_search_stands_beside_the_plain_tables_of_its_own_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(robust, "OUTPUTS", tmp_path)
-    runs = tmp_path / "movielens-100k" / "runs"
+    runs = tmp_path / "movielens-100k-mf" / "runs"
     _run_on(runs / "a", "dnis", [0.8, 0.79])
     _run_on(runs / "b", "dnis", [0.81, 0.78], width=32, blocks=10)
     _run_on(runs / "c", "dnis", [0.82, 0.77], blocks=5)
@@ -299,7 +299,7 @@ def _rows(markdown: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_every_setting_is_swept_over_with_what_it_is_held_against() -> None:
-    for name in ("seeds", "width", "blocks", "batch", "rows"):
+    for name in robust._names():
         settings = [setting for series in robust.SERIES if series.name == name for setting in series.settings]
         told = [dict(word.split("=", 1) for word in row.arguments) for row in robust._rows(name)]
         searched = [one for one in told if one["search"] == "dnis"]
