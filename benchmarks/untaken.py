@@ -178,7 +178,7 @@ class MomentsCarried(SearchModule):
     def on_fit_start(self) -> None:
         """Takes them."""
         super().on_fit_start()
-        optimizer = self._weight_optimizer()
+        optimizer = self.optimizers(use_pl_optimizer=False)[0]  # type: ignore[index]  # Lightning's would load a copy
         assert Remembered.left is not None, "a warm start comes before"
         optimizer.load_state_dict(Remembered.left | {"param_groups": optimizer.state_dict()["param_groups"]})
 
