@@ -28,7 +28,7 @@ from dnis_lightning.blocks import Blocks
 from dnis_lightning.blueprint import load_best
 from dnis_lightning.errors import ConfigError
 from dnis_lightning.folder import RunFolder
-from dnis_lightning.recommender import GATES, Prediction, Recommender
+from dnis_lightning.recommender import GATES, Prediction, Recommender, tables_of
 from dnis_lightning.run import Run
 from dnis_lightning.search import none
 from dnis_lightning.search.bilevel import normalise
@@ -106,13 +106,20 @@ class Steered(SearchModule):
         return data + penalty, penalty
 
 
+def along_k(search: SearchModule) -> tuple[int, Tensor]:
+    """K, and where each gate of a block lies along k, in each of the tables side by side."""
+    gates = search.selection.gates
+    dims = gates.shape[1] // tables_of(search.recommender.interaction)
+    return dims, torch.arange(gates.shape[1], device=gates.device) % dims
+
+
 class Growing(SearchModule):
     """The penalty grows along k, from nothing to twice its mean, so that the first dimensions stay open."""
 
     def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
         step, penalty = super()._penalised(gradient)
-        dims = gradient.shape[1]
-        grown = penalty * (2 * torch.arange(dims, device=gradient.device) + 1) / dims
+        dims, place = along_k(self)
+        grown = penalty * (2 * place + 1) / dims
         return step - penalty + grown, grown.expand_as(gradient)
 
 
@@ -131,30 +138,29 @@ class Ordered(OnAxes, Growing):
 
 
 class LearnedLengths(SearchModule):
-    """A block learns one length, not K gates: they are 1 up to it, and behind it they fall to 0, evenly."""
+    """A block learns one length, not K gates: in each table they are 1 up to it, and fall to 0 behind it, evenly."""
 
     @property
     def fall(self) -> int:
         """Over how many dimensions."""
-        return max(self.selection.gates.shape[1] // NARROWING, 1)
+        return max(along_k(self)[0] // NARROWING, 1)
 
     @cached_property
     def lengths(self) -> Tensor:
         """(L, 1) where the gates are 0; at first so far behind the last dimension that all are 1."""
-        blocks, dims = self.selection.gates.shape
-        return self.selection.gates.detach().new_full((blocks, 1), dims - 1 + self.fall)
+        return torch.full_like(self.selection.gates.detach()[:, :1], along_k(self)[0] - 1 + self.fall)
 
     def descend_gates(self, train: Batch, search: Batch) -> None:
         """A step on the lengths, by what the gates that depend on them are moved by."""
         super().descend_gates(train, search)
         gates = self.selection.gates
         assert gates.grad is not None
-        behind = self.lengths - torch.arange(gates.shape[1], device=gates.device)
+        dims, place = along_k(self)
+        behind = self.lengths - place
         falling = ((behind >= 0) & (behind <= self.fall)).to(gates)
         step = (gates.grad * falling).sum(1, keepdim=True) / falling.sum(1, keepdim=True).clamp(min=1)
-        self.lengths = (self.lengths - self.gates_lr * self.fall * step).clamp(0, gates.shape[1] - 1 + self.fall)
-        behind = self.lengths - torch.arange(gates.shape[1], device=gates.device)
-        gates.data.copy_((behind / self.fall).clamp(0, 1))
+        self.lengths = (self.lengths - self.gates_lr * self.fall * step).clamp(0, dims - 1 + self.fall)
+        gates.data.copy_(((self.lengths - place) / self.fall).clamp(0, 1))
 
 
 class LengthsOnAxes(OnAxes, LearnedLengths):
@@ -194,8 +200,8 @@ class ShrunkAsGated(SearchModule):
 class SharedPrior(SearchModule):
     """With as many blocks as there are groups of a few features: the gradient of each, and as much of its neighbours'.
 
-    Blocks are ordered by frequency, so that those beside a block are alike; their mean is what a block without rows
-    of its own goes by.
+    Blocks are ordered by frequency, so that those beside a block are alike (where each field has blocks of its own, but
+    for those on either side of a bound between fields); their mean is what a block without rows of its own goes by.
     """
 
     def _penalised(self, gradient: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -374,10 +380,12 @@ def main() -> None:
 def _understood(name: str, told: list[str]) -> bool:
     """Whether what stands behind a name, with colons between, is what it takes."""
     if name == "given":
-        return bool(told)
+        return bool(told) and all(told)
     if not all(map(str.isdigit, told)):
         return False
-    return bool(told) if name == BY_HAND else len(told) <= (name == "steered")
+    if name == "steered":
+        return len(told) <= 1 and all(0 < int(one) < 100 for one in told)
+    return bool(told) == (name == BY_HAND)
 
 
 def _replaced(name: str) -> AbstractContextManager[Any]:

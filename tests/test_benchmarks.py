@@ -29,6 +29,7 @@ from dnis_lightning.config import check_config
 from dnis_lightning.data.criteo import CATEGORIES, Criteo
 from dnis_lightning.embedding.selection import SoftSelection
 from dnis_lightning.interaction.fm import FM
+from dnis_lightning.interaction.neumf import NeuMF
 from dnis_lightning.measures import worse_by
 from dnis_lightning.recommender import GATES, FeatureSpace, Recommender
 from dnis_lightning.run import Run
@@ -298,6 +299,11 @@ def _rows(markdown: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
         yield head, cells
 
 
+def test_series_of_other_data_or_models_have_folders_of_their_own() -> None:
+    folders = {series.folder: series.data for series in robust.SERIES}
+    assert len(folders) == len(set(folders.values())) == len({series.data for series in robust.SERIES})
+
+
 def test_every_setting_is_swept_over_with_what_it_is_held_against() -> None:
     for name in robust._names():
         settings = [setting for series in robust.SERIES if series.name == name for setting in series.settings]
@@ -432,7 +438,7 @@ def test_blocks_count_for_what_select_loses_as_they_shrink() -> None:
     torch.manual_seed(0)
     features, dims = 30, 4
     block_of = torch.arange(features) // 10
-    per_unit = torch.tensor([0.5, 0.0, 2.0])
+    per_unit = torch.tensor([0.5, -1.0, 2.0])
 
     def score(model: Recommender) -> float:
         scales = torch.stack([(model.table.entries() / before)[block_of == block].mean() for block in range(3)])
@@ -448,7 +454,7 @@ def test_blocks_count_for_what_select_loses_as_they_shrink() -> None:
     worth, _ = by_gradient.by_table(model, 0.5)
     ever, _ = Importance(even, lambda model: torch.ones(2, dims)).by_table(model, 0.5)
     squares = torch.zeros(3).index_add_(0, block_of, worth.square().sum(1))
-    assert torch.allclose(squares, per_unit, atol=1e-5)
+    assert torch.allclose(squares, per_unit.clamp(min=untaken.LEAST_LOSS), atol=1e-5)
     within = (worth / ever)[:10].abs()
     assert torch.allclose(within, within[:1, :1].expand_as(within)), "within a block the order stays"
 
@@ -476,6 +482,60 @@ def test_a_block_learns_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert search.lengths.flatten().tolist() == [6, 9], "gates that do not depend on a length have no say"
 
 
+def test_a_length_holds_for_each_of_two_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Recommender(FeatureSpace((0, 5, 10)), NeuMF(2, 8), dims=16, std=1.0)
+    model.selection = SoftSelection(np.arange(10) // 5, 2, 16)
+    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+
+    def pushed(search: untaken.LearnedLengths, *batches: object) -> None:
+        search.selection.gates.grad = torch.ones(2, 16)
+
+    monkeypatch.setattr(untaken.SearchModule, "descend_gates", pushed)
+    gate_step = GateStep(lr=0.5, penalty=0.0, penalty_stage="normalised")
+    search = untaken.LearnedLengths(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    nothing: Any = None
+    for _ in range(3):
+        search.descend_gates(nothing, nothing)
+    assert search.selection.gates.tolist() == [[1, 1, 1, 1, 1, 0.5, 0, 0] * 2] * 2
+
+
+@pytest.mark.parametrize("density", [0.2, 0.05])
+def test_a_penalty_is_steered_to_a_share_of_the_gates(density: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=4, std=1.0)
+    model.selection = SoftSelection(np.arange(10) // 5, 2, 4)
+    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    gate_step = GateStep(lr=1.0, penalty=0.0, penalty_stage="normalised")
+    search = untaken.Steered(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    at_the_end: Any = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=9), estimated_stepping_batches=10)
+    monkeypatch.setattr(untaken.Steered, "trainer", at_the_end)
+    monkeypatch.setattr(untaken.Steered, "density", density)
+    step, _ = search._penalised(torch.tensor([[1.0, -1, 1, -1]] * 2))
+    assert float(search.selection.gates.mean() - step.mean()) == pytest.approx(density)
+
+
+def test_moments_are_carried_and_the_rate_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def stepped(rate: float, steps: int) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam([weight], lr=rate)
+        for _ in range(steps):
+            weight.grad = torch.ones(3)
+            optimizer.step()
+        return optimizer
+
+    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=4, std=1.0)
+    model.selection = SoftSelection(np.arange(10) // 5, 2, 4)
+    gate_step = GateStep(lr=1.0, penalty=0.0, penalty_stage="normalised")
+    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    search = untaken.MomentsCarried(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    own = stepped(0.25, 0)
+    monkeypatch.setattr(untaken.Remembered, "left", stepped(0.5, 7).state_dict())
+    monkeypatch.setattr(search, "optimizers", lambda use_pl_optimizer: [own, None])
+    search.on_fit_start()
+    assert float(own.state[weight]["step"]) == 7
+    assert own.param_groups[0]["lr"] == 0.25
+
+
 @pytest.mark.parametrize(
     ("what", "understood"),
     [
@@ -490,6 +550,9 @@ def test_a_block_learns_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
         ("steered:20", True),
         ("steered:20:5", False),
         ("steered:0.2", False),
+        ("steered:0", False),
+        ("steered:200", False),
+        ("given:", False),
     ],
 )
 def test_what_is_replaced_takes_what_it_needs(what: str, understood: bool) -> None:
