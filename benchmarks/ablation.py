@@ -36,6 +36,7 @@ CASES = {
 """Data and model, and the L2 that they have."""
 COUNTS = "search.start_counts=false"
 BUDGETS = "search.budget=[20%,10%,5%]"
+SINGLE = ("search.blocks=1000000", "search.blocks_per=field")
 RECIPE = "the recipe"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     RECIPE: (),
@@ -87,7 +88,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "K = 32, cut to as many entries": ("search.base_dim=32", "search.budget=[40%,20%,10%]"),
     "K = 128, cut to as many entries": ("search.base_dim=128", "search.budget=[10%,5%,2.5%]"),
     "1,000 blocks": ("search.blocks=1000",),
-    "a block for each feature": ("search.blocks=1000000", "search.blocks_per=field"),
+    "a block for each feature": SINGLE,
     "blocks by decades of frequency": ("search.blocking=decades",),
     "blocks of equal frequency in all": ("search.blocking=mass",),
     "search kept, whatever select says": (COUNTS,),
@@ -116,11 +117,7 @@ REPLACED: Mapping[str, tuple[str, ...]] = {
     "the optimizer's moments are carried into the search": ("moments-carried",),
     "entries between blocks by the gradient of select": ("by-gradient-of-select",),
     "1,000 blocks, prior shared with neighbours": ("shared-prior", "search.blocks=1000"),
-    "a block for each feature, prior shared with neighbours": (
-        "shared-prior",
-        "search.blocks=1000000",
-        "search.blocks_per=field",
-    ),
+    "a block for each feature, prior shared with neighbours": ("shared-prior", *SINGLE),
     AVERAGED: ("given", "search.warm_start=0", "search.search_epochs=1", "search.least_epochs=1"),
     "single entries trained in any case": ("every-rival",),
     "the table before the search not cut": ("start-uncut",),

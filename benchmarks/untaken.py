@@ -285,9 +285,8 @@ class ByLossOfSelect(Importance):
         if not self._loss:
             self._loss.append(self._losses(model))
         loss = self._loss[0].clamp(min=LEAST_LOSS)
-        sums = torch.zeros(self.blocks, squares.shape[1]).to(squares).index_add_(0, self.block_of, squares)
-        if loss.shape[1] == 1:
-            sums = sums.sum(1, keepdim=True)
+        sums = squares.new_zeros(self.blocks, squares.shape[1]).index_add_(0, self.block_of, squares)
+        sums = sums.sum_to_size(loss.shape)
         per_square = loss / sums.clamp(min=torch.finfo(sums.dtype).tiny)
         return squares.mul_(per_square[self.block_of]).sqrt_().view_as(worth), own
 
@@ -332,13 +331,13 @@ SEARCHES: dict[str, type[SearchModule]] = {
     "ordered": Ordered,
     "learned-lengths": LearnedLengths,
     "lengths-on-axes": LengthsOnAxes,
-    "moments-carried": MomentsCarried,
     "shrunk-as-gated": ShrunkAsGated,
     "shared-prior": SharedPrior,
     "given": Given,
 }
 SWAPPED = "swapped"
 """The gates see the rows of select, and those of search choose."""
+MOMENTS = "moments-carried"
 FROM_THE_START = "from-the-start"
 FINER = "finer"
 BY_SELECT = {"by-loss-of-select": ByLossOfSelect, "by-gradient-of-select": ByGradientOfSelect}
@@ -351,7 +350,7 @@ CONSTANTS = {
 """Of `cutting`, what they are in place of what they are there."""
 UNSEEN_UNCOUNTED = "unseen-uncounted"
 """The row of unseen ids counts for the rows of train that have it, which may be none."""
-NAMES = (*SEARCHES, SWAPPED, FROM_THE_START, FINER, *BY_SELECT, BY_HAND, *CONSTANTS, UNSEEN_UNCOUNTED)
+NAMES = (*SEARCHES, SWAPPED, MOMENTS, FROM_THE_START, FINER, *BY_SELECT, BY_HAND, *CONSTANTS, UNSEEN_UNCOUNTED)
 
 
 def main() -> None:
@@ -403,7 +402,7 @@ def _replaced(name: str) -> AbstractContextManager[Any]:
         return patch.object(cutting, *CONSTANTS[name])
     if name == UNSEEN_UNCOUNTED:
         return patch.object(Run, "_new_importance", _uncounted(Run._new_importance))
-    if name == "moments-carried":
+    if name == MOMENTS:
         return patch.multiple(phases, SearchModule=MomentsCarried, FitModule=Remembered)
     return patch.object(phases, "SearchModule", SEARCHES[name])
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from torch import nn
 
 from benchmarks import ablation, frontier, robust, untaken
 from benchmarks.criteo_log import CATEGORIES as SHAPES
@@ -39,11 +41,13 @@ from dnis_lightning.search.prune import Pruning, cut_mask
 from dnis_lightning.search.trial import GateStep, Stopping
 from dnis_lightning.tasks import Objective, Rating
 from dnis_lightning.training.fit_module import WeightStep
+from dnis_lightning.training.search_module import SearchModule
 from tests.command import TINY, TINY_DNIS, environment
 from tests.data.conftest import real_data  # noqa: F401
 from tests.test_config import composed
 
 CHECKOUT = Path(__file__).parents[1]
+S = TypeVar("S", bound=SearchModule)
 
 
 def measure(folder: Path, *arguments: str, timeout: int = 240, **more: str) -> str:
@@ -459,53 +463,48 @@ def test_blocks_count_for_what_select_loses_as_they_shrink() -> None:
     assert torch.allclose(within, within[:1, :1].expand_as(within)), "within a block the order stays"
 
 
-def test_a_block_learns_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=8, std=1.0)
-    model.selection = SoftSelection(np.arange(10) // 5, 2, 8)
+def _search(
+    kind: type[S], dims: int, *, lr: float = 1.0, penalty: float = 0.0, steps: int = 1, model: nn.Module | None = None
+) -> S:
+    """Over two blocks of five features, gates (2, dims)."""
+    recommender = Recommender(FeatureSpace((0, 5, 10)), model or FM(), dims=dims, std=1.0)
+    recommender.selection = SoftSelection(np.arange(10) // 5, 2, dims)
     sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    push = torch.tensor([[1.0], [-1.0]]) + torch.zeros(2, 8)
+    gate_step = GateStep(lr=lr, penalty=penalty, penalty_stage="normalised")
+    return kind(recommender, Objective(Rating()), sgd, gate_step, steps_per_epoch=steps)
 
-    def pushed(search: untaken.LearnedLengths, *batches: object) -> None:
+
+def _descend(search: SearchModule, push: torch.Tensor, steps: int) -> None:
+    """Steps of the gates by a push (2, dims) that is given, in place of the gradient of a loss."""
+
+    def pushed(search: SearchModule, *batches: object) -> None:
         search.selection.gates.grad = push
 
-    monkeypatch.setattr(untaken.SearchModule, "descend_gates", pushed)
-    gate_step = GateStep(lr=0.5, penalty=0.0, penalty_stage="normalised")
-    search = untaken.LearnedLengths(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
     nothing: Any = None
-    for _ in range(3):
-        search.descend_gates(nothing, nothing)
+    with patch.object(SearchModule, "descend_gates", pushed):
+        for _ in range(steps):
+            search.descend_gates(nothing, nothing)
+
+
+def test_a_block_learns_one_length() -> None:
+    search = _search(untaken.LearnedLengths, 8, lr=0.5)
+    _descend(search, torch.tensor([[1.0], [-1.0]]) + torch.zeros(2, 8), 3)
     # each step takes 0.5 · (8 / 4) dimensions off 7 + 8 / 4; the other block is as long as may be
     assert search.lengths.flatten().tolist() == [6, 9]
     assert search.selection.gates.tolist() == [[1, 1, 1, 1, 1, 0.5, 0, 0], [1] * 8]
-    push = torch.tensor([[1.0], [1.0]]) * (torch.arange(8) == 0)
-    search.descend_gates(nothing, nothing)
+    _descend(search, torch.tensor([[1.0], [1.0]]) * (torch.arange(8) == 0), 1)
     assert search.lengths.flatten().tolist() == [6, 9], "gates that do not depend on a length have no say"
 
 
-def test_a_length_holds_for_each_of_two_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Recommender(FeatureSpace((0, 5, 10)), NeuMF(2, 8), dims=16, std=1.0)
-    model.selection = SoftSelection(np.arange(10) // 5, 2, 16)
-    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-
-    def pushed(search: untaken.LearnedLengths, *batches: object) -> None:
-        search.selection.gates.grad = torch.ones(2, 16)
-
-    monkeypatch.setattr(untaken.SearchModule, "descend_gates", pushed)
-    gate_step = GateStep(lr=0.5, penalty=0.0, penalty_stage="normalised")
-    search = untaken.LearnedLengths(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
-    nothing: Any = None
-    for _ in range(3):
-        search.descend_gates(nothing, nothing)
+def test_a_length_holds_for_each_of_two_tables() -> None:
+    search = _search(untaken.LearnedLengths, 16, lr=0.5, model=NeuMF(2, 8))
+    _descend(search, torch.ones(2, 16), 3)
     assert search.selection.gates.tolist() == [[1, 1, 1, 1, 1, 0.5, 0, 0] * 2] * 2
 
 
 @pytest.mark.parametrize("density", [0.2, 0.05])
 def test_a_penalty_is_steered_to_a_share_of_the_gates(density: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=4, std=1.0)
-    model.selection = SoftSelection(np.arange(10) // 5, 2, 4)
-    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    gate_step = GateStep(lr=1.0, penalty=0.0, penalty_stage="normalised")
-    search = untaken.Steered(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    search = _search(untaken.Steered, 4)
     at_the_end: Any = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=9), estimated_stepping_batches=10)
     monkeypatch.setattr(untaken.Steered, "trainer", at_the_end)
     monkeypatch.setattr(untaken.Steered, "density", density)
@@ -523,11 +522,7 @@ def test_moments_are_carried_and_the_rate_is_not(monkeypatch: pytest.MonkeyPatch
             optimizer.step()
         return optimizer
 
-    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=4, std=1.0)
-    model.selection = SoftSelection(np.arange(10) // 5, 2, 4)
-    gate_step = GateStep(lr=1.0, penalty=0.0, penalty_stage="normalised")
-    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    search = untaken.MomentsCarried(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=1)
+    search = _search(untaken.MomentsCarried, 4)
     own = stepped(0.25, 0)
     monkeypatch.setattr(untaken.Remembered, "left", stepped(0.5, 7).state_dict())
     monkeypatch.setattr(search, "optimizers", lambda use_pl_optimizer: [own, None])
@@ -561,11 +556,7 @@ def test_what_is_replaced_takes_what_it_needs(what: str, understood: bool) -> No
 
 
 def test_blocks_stand_still_where_their_gradient_is_noise() -> None:
-    model = Recommender(FeatureSpace((0, 5, 10)), FM(), dims=40, std=1.0)
-    model.selection = SoftSelection(np.arange(10) // 5, 2, 40)
-    sgd = WeightStep(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    gate_step = GateStep(lr=0.2, penalty=0.1, penalty_stage="normalised")
-    search = untaken.FrozenWhereNoise(model, Objective(Rating()), sgd, gate_step, steps_per_epoch=50)
+    search = _search(untaken.FrozenWhereNoise, 40, lr=0.2, penalty=0.1, steps=50)
     agrees = torch.tensor([[1.0], [0.0]])
     torch.manual_seed(0)
     for _ in range(50):
